@@ -1,0 +1,295 @@
+"""What a stage's state is told (events) and what it asks for (commands). Plain data, no behaviour.
+
+The payload of a `Work` and the bytes of an `Output` are opaque here: decoding, encoding and every
+kind of I/O happen at the edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, NamedTuple
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+class TopicPartition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+class Ticket(NamedTuple):
+    """One delivery of one record under one assignment: what results are addressed to."""
+
+    partition: TopicPartition
+    offset: int
+    assignment_epoch: int
+
+
+class Fate(Enum):
+    """What becomes of a record that met an error (DESIGN 4.6); `crash` never reaches the core."""
+
+    LATER = "later"
+    DEAD_LETTER = "dead_letter"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a record could not be worked. `ends_job` False: the job of that id is not its own."""
+
+    fate: Fate
+    reason_code: str
+    message: str
+    ends_job: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ends other than by completing."""
+
+    status: Literal["failed", "rejected", "cancelled", "expired"]
+    reason_code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A delivered record as the core sees it. `job_id` None: the record could not be decoded."""
+
+    job_id: str | None
+    run: int
+    batch_key: Hashable
+    deadline_s: float | None
+    payload: object
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A record to be produced, encoded. Its partition is the job's own."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class StartOffset:
+    """Where reading of an assigned partition begins; whether the group had committed that."""
+
+    offset: int
+    is_committed: bool
+
+
+# ---- events: partitions
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """These partitions are ours from now on (under KIP-848 an increment, possibly empty)."""
+
+    partitions: Mapping[TopicPartition, StartOffset]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """These partitions are about to be another's; what is committed now still counts."""
+
+    partitions: tuple[TopicPartition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """These partitions are another's already; a commit would come too late."""
+
+    partitions: tuple[TopicPartition, ...]
+
+
+# ---- events: records
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A record was read. A verdict settles it at once: dead letter, or the end of its run."""
+
+    partition: TopicPartition
+    offset: int
+    work: Work
+    verdict: Fault | Ending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """The engine has worked a record; these records say so to the next stage."""
+
+    ticket: Ticket
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The engine could not work a record."""
+
+    ticket: Ticket
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run has its outcome; these records tell it (none: there was nobody to tell)."""
+
+    ticket: Ticket
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A hint for onlookers, produced at most once and never waited for."""
+
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Everything that the last `Produce` or `DeadLetter` of this ticket asked for is on the log."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class NotAcknowledged:
+    """It is not, or may not be. `is_permanent`: it never will (too large)."""
+
+    ticket: Ticket
+    reason: str
+    is_permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An asynchronous commit was answered."""
+
+    offsets: Mapping[TopicPartition, int]
+    is_ok: bool
+
+
+# ---- events: controls and time
+
+
+@dataclass(frozen=True, slots=True)
+class StagePaused:
+    """An operator paused the stage, or let it run again."""
+
+    is_paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancelled:
+    """One run of a job is no longer wanted."""
+
+    job_id: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobDeadline:
+    """One run of a job has a new deadline."""
+
+    job_id: str
+    run: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """SIGTERM: take no more, finish what runs within the budget, commit, stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    Assigned | Revoked | Lost | Delivered | Emitted | Failed | Ended | Announced | Acknowledged
+    | NotAcknowledged | Committed | StagePaused | JobCancelled | JobDeadline | Drain | Tick
+)  # fmt: skip
+
+# ---- commands
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Engine: work these records as one batch."""
+
+    batch: tuple[tuple[Ticket, Work], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Engine: give the run this outcome, then answer `Ended`."""
+
+    ticket: Ticket
+    work: Work
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Engine: nobody waits for these any more; stop as soon as it is cheap."""
+
+    tickets: tuple[Ticket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Produce:
+    """Producer: put these on the log, then answer `Acknowledged` once."""
+
+    ticket: Ticket
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Producer: put the original and its fault on the dead-letter topic, then acknowledge."""
+
+    ticket: Ticket
+    work: Work
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Producer: put this on the log if you can; nobody waits."""
+
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Consumer: commit. `must_finish`: before returning, because the partition goes away."""
+
+    offsets: Mapping[TopicPartition, int]
+    must_finish: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Consumer: deliver no more records of these, until `Resume`."""
+
+    partitions: tuple[TopicPartition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Consumer: deliver records of these again."""
+
+    partitions: tuple[TopicPartition, ...]
+
+
+Command = Start | End | Drop | Produce | DeadLetter | Announce | Commit | Pause | Resume

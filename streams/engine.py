@@ -1,0 +1,53 @@
+"""What runs a stage's work beside the loop: the protocol between runner and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from streams.core.events import Drop, End, Event, Headers, Start
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One delivered record: decoded, and as it came. The payload of a `Work`.
+
+    `record` is None where the bytes could not be decoded.
+    """
+
+    record: Any
+    partition: int
+    value: bytes
+    topic: str = ""
+    offset: int = -1
+    key: bytes | None = None
+    headers: Headers = ()
+    timestamp_ms: int = 0
+
+
+class Engine(Protocol):
+    """Works records on threads of its own. Every method returns at once.
+
+    Each `Start`ed ticket is answered by one `Emitted` or `Failed`, each `End`ed one by one `Ended`
+    or `Failed`, unless it is dropped: then perhaps by nothing.
+    """
+
+    def start(self, command: Start) -> None:
+        """Begin a batch."""
+
+    def end(self, command: End) -> None:
+        """Give a run its outcome."""
+
+    def drop(self, command: Drop) -> None:
+        """Stop working these as soon as that is cheap; their answers interest nobody."""
+
+    def completions(self) -> Iterable[Event]:
+        """What has happened since the last call.
+
+        Raises:
+            FatalError, SettingsError: the engine cannot go on; the process must end.
+        """
+
+    def stop(self) -> None:
+        """End the threads; work in progress is abandoned."""

@@ -1,0 +1,75 @@
+"""The error tree. Each type answers one question: what becomes of the record?
+
+    PipelineError
+      RetryableError      later: the same record may succeed at another time
+      InvalidRecord       dead letter: this record can never succeed, its bytes are kept as evidence
+        BlobMissing         an input named by the record is not in the object store
+        BlobCorrupt         an input's bytes are not those that the record describes
+      Rejected            the request is refused: its outcome is `rejected`, no dead letter
+      SickHost            hold: the host, the store or the broker is ill; keep the record, count nothing
+      FatalError          crash: a bug of ours, or a state nobody may continue from; the process ends
+    SettingsError       wrong use of the program, told in one line; exit code 2
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """An error whose type decides the fate of the record that met it.
+
+    `reason_code` is a stable snake_case word for subscribers, metrics and dead letters; the
+    message is for people and never holds prompt text.
+    """
+
+    reason_code = "internal_error"
+
+    def __init__(self, message: str, *, reason_code: str | None = None) -> None:
+        super().__init__(message)
+        if reason_code is not None:
+            self.reason_code = reason_code
+
+
+class RetryableError(PipelineError):
+    """Later: the record's work failed in a way that another time may not."""
+
+    reason_code = "retryable"
+
+
+class InvalidRecord(PipelineError):
+    """Dead letter: the record can never succeed."""
+
+    reason_code = "invalid_record"
+
+
+class BlobMissing(InvalidRecord):
+    """Dead letter: a blob that the record names is not there."""
+
+    reason_code = "input_lost"
+
+
+class BlobCorrupt(InvalidRecord):
+    """Dead letter: a blob's size or sha256 differ from what the record says."""
+
+    reason_code = "input_corrupt"
+
+
+class Rejected(PipelineError):
+    """The request is refused; its outcome says `rejected` with this reason."""
+
+    reason_code = "rejected"
+
+
+class SickHost(PipelineError):
+    """Hold: not the record's fault; keep it, try again in place, count nothing."""
+
+    reason_code = "sick_host"
+
+
+class FatalError(PipelineError):
+    """Crash: the process must end; whoever started it starts it again."""
+
+    reason_code = "fatal"
+
+
+class SettingsError(Exception):
+    """Wrong use of the program; the message is one line that says what to do."""

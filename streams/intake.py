@@ -1,0 +1,57 @@
+"""A Kafka record becomes a `Delivered` event: decoded, its batch key known, or its fate settled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from schemas.codec import Codec, UndecodableRecord
+from schemas.records import GenerationRequest
+from streams.core.events import Delivered, Fate, Fault, TopicPartition, Work
+from streams.engine import Task
+from streams.errors import InvalidRecord, Rejected
+from streams.topology import Stage
+
+ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+
+
+class Intake:
+    """Turns delivered tasks into events; never raises for what a record holds.
+
+    `batch_key` is the stage's: InvalidRecord settles the record as a dead letter; Rejected leaves
+    it to the engine, which claims the request before it refuses it.
+    """
+
+    def __init__(self, stage: Stage, codec: Codec, batch_key: Callable[[Task], Hashable]) -> None:
+        self._record_type: type[Any] = stage.reads_record
+        self._codec = codec
+        self._batch_key = batch_key
+
+    def __call__(self, raw: Task) -> Delivered:
+        """The event of one record. `raw.record` is not looked at."""
+        partition = TopicPartition(raw.topic, raw.partition)
+        try:
+            record = self._codec.decode(raw.value, self._record_type)
+        except UndecodableRecord as error:
+            fault = Fault(Fate.DEAD_LETTER, "undecodable", str(error), ends_job=False)
+            return Delivered(partition, raw.offset, Work(None, 1, None, None, raw), fault)
+        task = Task(
+            record, raw.partition, raw.value, raw.topic, raw.offset, raw.key, raw.headers,
+            raw.timestamp_ms,
+        )  # fmt: skip
+        job = record if isinstance(record, GenerationRequest) else record.job
+        deadline_s = None if job.deadline is None else job.deadline.timestamp()
+        for name, value in (("tenant_id", job.tenant_id), ("job_id", job.job_id)):
+            if not ID.fullmatch(value):  # it names blobs: nothing can be written for such a job
+                text = f"{name}: want 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot"
+                fault = Fault(Fate.DEAD_LETTER, f"invalid_{name}", text, ends_job=False)
+                return Delivered(partition, raw.offset, Work(None, 1, None, None, task), fault)
+        try:
+            key, verdict = self._batch_key(task), None
+        except Rejected:
+            key, verdict = None, None
+        except InvalidRecord as error:
+            key, verdict = None, Fault(Fate.DEAD_LETTER, error.reason_code, str(error))
+        work = Work(job.job_id, job.run, key, deadline_s, task)
+        return Delivered(partition, raw.offset, work, verdict)

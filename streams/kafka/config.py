@@ -1,0 +1,70 @@
+"""librdkafka settings of every client, from our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streams.settings import Settings
+
+ClientConfig = dict[str, Any]
+
+
+def _shared(settings: Settings, client_id: str) -> ClientConfig:
+    return {"bootstrap.servers": settings.bootstrap, "client.id": client_id}
+
+
+def consumer_config(settings: Settings, group: str, client_id: str) -> ClientConfig:
+    """A stage's consumer: nothing is committed or reset behind our back, assignor `range`.
+
+    KIP-848 refuses the timeouts and assignors of the classic protocol, so they are set for
+    `classic` only.
+    """
+    config = _shared(settings, client_id) | {
+        "group.id": group,
+        "group.protocol": settings.group_protocol,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "max.poll.interval.ms": settings.max_poll_interval_ms,
+        "queued.min.messages": 2 * settings.window,
+        "queued.max.messages.kbytes": settings.prefetch_kb,
+        "fetch.message.max.bytes": 256 * 1024,
+        "fetch.wait.max.ms": settings.poll_ms,
+    }
+    if settings.group_protocol == "consumer":
+        config["group.remote.assignor"] = "range"
+    else:
+        config |= {
+            "partition.assignment.strategy": "range",
+            "session.timeout.ms": settings.session_timeout_ms,
+            "heartbeat.interval.ms": settings.heartbeat_ms,
+        }
+    return config | settings.kafka_extra
+
+
+def controls_config(settings: Settings, client_id: str) -> ClientConfig:
+    """A reader of whole topics: assigned by hand, member of no group, commits nothing."""
+    return _shared(settings, client_id) | {
+        "group.id": f"{client_id}.controls",  # librdkafka wants a name; nobody ever joins it
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+        "queued.min.messages": 100,
+        "queued.max.messages.kbytes": 256,
+        "fetch.message.max.bytes": 256 * 1024,
+    } | settings.kafka_extra
+
+
+def producer_config(settings: Settings, client_id: str) -> ClientConfig:
+    """A producer whose acknowledgement means: on every in-sync replica, once, in order."""
+    return _shared(settings, client_id) | {
+        "enable.idempotence": True,
+        "acks": "all",
+        "linger.ms": 2,
+        "delivery.timeout.ms": settings.delivery_timeout_ms,
+        "message.max.bytes": 256 * 1024,
+        "queue.buffering.max.kbytes": 16 * 1024,
+        "compression.type": "lz4",
+    } | settings.kafka_extra

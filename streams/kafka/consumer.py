@@ -1,0 +1,210 @@
+"""Records in: librdkafka's consumer as a `Source`. Owned by the loop's thread.
+
+Where reading begins (DESIGN 2, retention): at the group's committed offset; without one, at 0 if
+the log still begins there. An offset that the log no longer holds is never skipped in silence:
+the partition stands still, and says so, until `reel topics apply --from-start`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition as KafkaPartition,
+)
+
+from streams.core.events import (
+    Assigned,
+    Committed,
+    Event,
+    Lost,
+    Revoked,
+    StartOffset,
+    TopicPartition,
+)
+from streams.engine import Task
+from streams.errors import FatalError
+from streams.kafka.config import ClientConfig
+from streams.runner import Dispatch
+
+log = logging.getLogger(__name__)
+
+_LOOKUP_S = 10.0
+_LOOKUP_TRIES = 6
+_BURST = 256  # records taken in one turn before completions have their say
+_FATAL_CODES = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError.UNSUPPORTED_ASSIGNOR,
+    KafkaError._AUTHENTICATION,
+    KafkaError._UNSUPPORTED_FEATURE,
+}
+
+
+class KafkaSource:
+    """One member of a stage's group."""
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        topics: list[str],
+        intake: Callable[[Task], Event],
+        stalled: Callable[[TopicPartition, str], None],
+    ) -> None:
+        """Join the group. `stalled` is told of a partition that cannot be read, and why."""
+        self._is_incremental = config["group.protocol"] == "consumer"
+        self._intake, self._stalled = intake, stalled
+        self._answered: list[Committed] = []
+        self._dispatch: Dispatch = _not_polling
+        self._consumer = Consumer(
+            config | {"on_commit": self._on_commit, "error_cb": self._on_error}
+        )
+        self._consumer.subscribe(
+            topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def poll(self, timeout_s: float, dispatch: Dispatch) -> None:
+        """Wait for a record at most `timeout_s`, then take what else is there, up to a burst."""
+        self._dispatch = dispatch
+        for _ in range(_BURST):
+            message = self._consumer.poll(timeout_s)
+            timeout_s = 0
+            if message is None:
+                break
+            if message.error() is None:
+                dispatch(self._intake(_task(message)))
+            else:
+                self._on_message_error(message)
+        answered, self._answered = self._answered, []
+        for committed in answered:
+            dispatch(committed)
+
+    def commit(self, offsets: Mapping[TopicPartition, int], must_finish: bool) -> None:
+        """Commit. A commit that fails costs work done twice, never a record: it is logged."""
+        kafka_offsets = [
+            KafkaPartition(each.topic, each.partition, offset) for each, offset in offsets.items()
+        ]
+        try:
+            if must_finish:
+                self._consumer.commit(offsets=kafka_offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=kafka_offsets, asynchronous=True)
+        except KafkaException as error:
+            log.warning("commit failed", extra={"error": str(error), "must_finish": must_finish})
+            if not must_finish:
+                self._answered.append(Committed(offsets, is_ok=False))
+
+    def pause(self, partitions: tuple[TopicPartition, ...]) -> None:
+        """Stop fetching; what was prefetched is fetched again later."""
+        self._consumer.pause([KafkaPartition(*each) for each in partitions])
+
+    def resume(self, partitions: tuple[TopicPartition, ...]) -> None:
+        """Fetch again, from the record after the last delivered."""
+        self._consumer.resume([KafkaPartition(*each) for each in partitions])
+
+    def close(self) -> None:
+        """Leave the group, so that others need not wait for a session timeout."""
+        self._dispatch = _not_polling
+        self._consumer.close()
+
+    # ---- callbacks, all inside poll() or close(), on the owner's thread
+
+    def _on_assign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        starts = self._start_offsets(consumer, partitions)
+        for partition in partitions:
+            partition.offset = starts[TopicPartition(partition.topic, partition.partition)].offset
+        if self._is_incremental:
+            consumer.incremental_assign(partitions)
+        else:
+            consumer.assign(partitions)
+        self._dispatch(Assigned(starts))
+
+    def _start_offsets(
+        self, consumer: Consumer, partitions: list[KafkaPartition]
+    ) -> dict[TopicPartition, StartOffset]:
+        if not partitions:
+            return {}
+        for tries_left in reversed(range(_LOOKUP_TRIES)):
+            try:
+                found = consumer.committed(partitions, timeout=_LOOKUP_S)
+                break
+            except KafkaException as error:
+                if not tries_left:
+                    raise FatalError(f"committed offsets cannot be read: {error}") from error
+                log.warning("committed offsets not read yet", extra={"error": str(error)})
+        return {
+            TopicPartition(each.topic, each.partition): StartOffset(
+                max(each.offset, 0), is_committed=each.offset != OFFSET_INVALID
+            )
+            for each in found
+        }
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._dispatch(Revoked(_keys(partitions)))
+        self._unassign(consumer, partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._dispatch(Lost(_keys(partitions)))
+        self._unassign(consumer, partitions)
+
+    def _unassign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        if self._is_incremental:
+            consumer.incremental_unassign(partitions)
+        else:
+            consumer.unassign()
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
+        offsets = {TopicPartition(each.topic, each.partition): each.offset for each in partitions}
+        is_ok = error is None and all(each.error is None for each in partitions)
+        if not is_ok:
+            log.warning("commit refused", extra={"error": str(error)})
+        self._answered.append(Committed(offsets, is_ok))
+
+    def _on_message_error(self, message: Message) -> None:
+        error = message.error()
+        assert error is not None
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            topic, partition = message.topic(), message.partition()
+            assert topic is not None
+            assert partition is not None
+            self._stalled(TopicPartition(topic, partition), error.str())
+        elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise FatalError(f"{error.str()}: run `reel topics apply` first")
+        elif error.fatal() or error.code() in _FATAL_CODES:
+            raise FatalError(f"consumer: {error.str()}")
+        else:
+            log.warning("consumer", extra={"error": error.str()})
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN or not error.retriable():
+            log.warning("kafka", extra={"error": error.str()})
+
+
+def _not_polling(event: Event) -> None:
+    """Closing tells of revoked partitions once more; the state has let go of them already."""
+    log.debug("event outside of poll", extra={"event": type(event).__name__})
+
+
+def _keys(partitions: list[KafkaPartition]) -> tuple[TopicPartition, ...]:
+    return tuple(TopicPartition(each.topic, each.partition) for each in partitions)
+
+
+def _task(message: Message) -> Task:
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    key: Any = message.key()
+    value: Any = message.value()
+    headers: Any = message.headers() or ()
+    return Task(
+        None, partition, value, topic, offset, key, tuple(headers), message.timestamp()[1]
+    )

@@ -1,0 +1,148 @@
+"""Who notices: what the loop does, as metrics, health and log lines."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from streams.core.events import (
+    Assigned,
+    Command,
+    Commit,
+    Committed,
+    DeadLetter,
+    Delivered,
+    Drain,
+    Event,
+    Lost,
+    Produce,
+    Revoked,
+    StagePaused,
+    Start,
+    TopicPartition,
+)
+from streams.core.stage import StageState
+from streams.monitor.health import Health
+from streams.monitor.metrics import WorkerMetrics
+
+log = logging.getLogger(__name__)
+
+_GAUGES_EVERY_S = 1.0
+
+
+class HasCaughtUp(Protocol):
+    """Something that is read to its end before a worker is ready."""
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether the end was reached once."""
+
+
+class WorkerWatch:
+    """Implements `streams.runner.Watch`; called on every turn, so it costs microseconds."""
+
+    def __init__(
+        self,
+        metrics: WorkerMetrics,
+        health: Health,
+        controls: HasCaughtUp,
+        join_timeout_s: float,
+    ) -> None:
+        self._metrics, self._health, self._controls = metrics, health, controls
+        self._join_timeout_s = join_timeout_s
+        self._join_by_s: float | None = None
+        self._is_assigned = self._is_caught_up = False
+        self._next_gauges_s = 0.0
+
+    def turned(self, state: StageState, now_s: float) -> None:
+        """The loop has turned once."""
+        self._health.turned(now_s)
+        if not self._is_caught_up and self._controls.is_caught_up:
+            self._is_caught_up = True
+            self._health.done("controls read")
+        if now_s < self._next_gauges_s:
+            return
+        self._next_gauges_s = now_s + _GAUGES_EVERY_S
+        self._metrics.in_flight(len(state.flights))
+        self._metrics.waiting(state.num_waiting)
+        for partition, tracker in state.trackers.items():
+            lag = tracker.next_offset - (tracker.commit_offset or 0)
+            self._metrics.commit_lag(partition.partition, lag)
+        self._watch_joining(now_s)
+
+    def _watch_joining(self, now_s: float) -> None:
+        if self._join_by_s is None:
+            self._join_by_s = now_s + self._join_timeout_s
+        if not self._is_assigned and now_s > self._join_by_s:
+            self._join_by_s = now_s + self._join_timeout_s
+            log.warning(
+                "no partitions assigned yet: more workers than partitions, no broker, or one that "
+                "does not speak the group protocol (REEL_GROUP_PROTOCOL)",
+                extra={"waited_s": self._join_timeout_s},
+            )
+
+    def stalled(self, partition: TopicPartition, reason: str) -> None:
+        """A partition cannot be read where the group wants to go on: alarm, and no skip."""
+        self._metrics.stalled(partition.partition)
+        self._health.missing.add(f"{partition.topic}[{partition.partition}] readable")
+        log.error(
+            "partition stands still: its log no longer holds the offset to read next; "
+            "`reel topics apply --from-start STAGE` accepts the gap",
+            extra={"topic": partition.topic, "partition": partition.partition, "error": reason},
+        )
+
+    def event(self, event: Event) -> None:
+        """About to be handled."""
+        match event:
+            case Delivered(partition):
+                self._metrics.records_in(partition.topic)
+            case Committed(_, is_ok):
+                self._metrics.committed(is_ok)
+            case Assigned(partitions):
+                self._is_assigned = self._is_assigned or bool(partitions)
+                if self._is_assigned:
+                    self._health.done("assigned")
+                self._rebalanced("assigned", len(partitions))
+            case Revoked(partitions):
+                self._rebalanced("revoked", len(partitions))
+                self._forget(partitions)
+            case Lost(partitions):
+                self._rebalanced("lost", len(partitions))
+                self._forget(partitions)
+            case StagePaused(is_paused):
+                log.info("stage paused" if is_paused else "stage running")
+            case Drain():
+                self._health.drain()
+                log.info("draining")
+
+    def command(self, command: Command) -> None:
+        """About to be performed."""
+        match command:
+            case Produce(_, outputs):
+                for output in outputs:
+                    self._metrics.records_out(output.topic)
+            case Start(batch):
+                self._metrics.batch_started(len(batch))
+            case DeadLetter(ticket, work, fault):
+                self._metrics.dead_letters(fault.reason_code)
+                log.warning(
+                    "dead letter",
+                    extra={
+                        "topic": ticket.partition.topic,
+                        "partition": ticket.partition.partition,
+                        "offset": ticket.offset,
+                        "job_id": work.job_id,
+                        "reason_code": fault.reason_code,
+                        "error": fault.message,
+                    },
+                )
+            case Commit(_, must_finish) if must_finish:
+                self._metrics.committed(True)
+
+    def _rebalanced(self, kind: str, num_partitions: int) -> None:
+        self._metrics.rebalances(kind)
+        log.info("partitions " + kind, extra={"num_partitions": num_partitions})
+
+    def _forget(self, partitions: tuple[TopicPartition, ...]) -> None:
+        for partition in partitions:
+            self._metrics.forget_partition(partition.partition)

@@ -1,0 +1,176 @@
+"""Every setting of every process, read from the environment (prefix `REEL_`) in this file only.
+
+Settings are read once, frozen, and checked as a whole at start: a wrong value ends the program
+with one line that names the variable. `TIMEOUTS` below is the one table of timeouts, with the
+inequalities that must hold between them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from streams.core.tiers import DEFAULT_TIERS
+from streams.errors import SettingsError
+
+GroupProtocol = Literal["classic", "consumer"]
+
+#: The inequalities between timeouts (DESIGN 4.10): smaller, larger, why.
+TIMEOUTS: tuple[tuple[str, str, str], ...] = (
+    ("poll_ms", "poll_limit_ms", "completions and controls must not wait behind an idle poll"),
+    ("session_timeout_ms", "max_poll_interval_ms", "librdkafka refuses the opposite"),
+    ("delivery_timeout_ms", "max_poll_interval_ms", "an unacknowledged record must surface before"
+     " its partition is taken away"),
+    ("drain_ms", "max_poll_interval_ms", "a draining worker polls, but a revoke waits for it"),
+    ("drain_ms", "grace_ms", "SIGKILL must not cut a drain short"),
+    ("commit_interval_ms", "drain_ms", "a drain ends with a commit"),
+)  # fmt: skip
+
+
+class Settings(BaseSettings):
+    """What a process of Reelstream runs under; see the README's settings page for the table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="REEL_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".reelstream",
+        description="Folder for the local stack's data, the cached broker and models.",
+    )
+
+    # Kafka
+    bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, host:port,...")
+    group_protocol: GroupProtocol = Field(
+        "consumer", description="`consumer` (KIP-848; Apache Kafka 4) or `classic`."
+    )
+    partitions: int = Field(
+        24, ge=3, description="N of every stage topic: a multiple of the tiers, >= 3 x workers."
+    )
+    replication_factor: int = Field(1, ge=1, description="3 in production; 1 on one broker.")
+    schema_registry_url: str | None = Field(None, description="Confluent wire format if set.")
+    kafka_extra: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description="More librdkafka settings, `key=value` separated by commas (TLS, SASL).",
+    )
+
+    # Object store
+    blobs: str = Field("", description="file:///folder or s3://bucket/prefix; empty: home/blobs.")
+    s3_endpoint: str | None = Field(None, description="URL of an S3 that is not AWS's.")
+    s3_access_key: str | None = Field(None, repr=False, description="Else the AWS default chain.")
+    s3_secret_key: str | None = Field(None, repr=False, description="Goes with s3_access_key.")
+    s3_region: str = Field("us-east-1", description="Region for signatures.")
+
+    # Tenants
+    tiers: Annotated[tuple[str, ...], NoDecode] = Field(
+        DEFAULT_TIERS, description="Tier of stripe 0, 1, 2...; partition p belongs to p mod count."
+    )
+    default_tier: str = Field("free", description="Tier of a tenant that names none (open table).")
+    tenants: Annotated[dict[str, str] | None, NoDecode] = Field(
+        None, description="`tenant=tier,...`: a closed table. Unset: every tenant is welcome."
+    )
+    deadline_s: float = Field(
+        24 * 3600.0, gt=0, description="Deadline of a request that names none, from creation."
+    )
+
+    # The worker
+    model: Path | None = Field(None, description="A WanPipeline directory.")
+    device: str = Field("cpu", description="cpu, cuda or cuda:N.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of weights.")
+    torch_threads: int = Field(0, ge=0, description="Threads of a CPU worker; 0: torch's choice.")
+    metrics_host: str = Field("127.0.0.1", description="Where /metrics, /healthz, /readyz listen.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="0: any free port, told in the log.")
+    io_threads: int = Field(4, ge=1, description="Threads that fetch and store blobs.")
+    batch_max: int = Field(4, ge=1, description="Most records in a micro-batch.")
+    batch_age_ms: int = Field(200, ge=0, description="Longest wait for company in a batch.")
+    window: int = Field(64, ge=1, description="Records held per partition before it is paused.")
+    window_resume: int = Field(32, ge=0, description="It is resumed at this many. < window")
+    prefetch_kb: int = Field(1024, ge=64, description="librdkafka's queue per worker, in KiB.")
+
+    # Timeouts, all in ms
+    poll_ms: int = Field(100, ge=1, description="Longest wait in one poll.")
+    commit_interval_ms: int = Field(1000, ge=1, description="Between two commits of a partition.")
+    session_timeout_ms: int = Field(45_000, ge=1000, description="A dead worker is found in this.")
+    heartbeat_ms: int = Field(3_000, ge=100, description="Heartbeats of the classic protocol.")
+    max_poll_interval_ms: int = Field(300_000, ge=1000, description="A wedged loop is found.")
+    delivery_timeout_ms: int = Field(120_000, ge=1000, description="A produce is given up after.")
+    join_timeout_ms: int = Field(
+        30_000, ge=1000, description="No assignment after this: a clear message, exit 1."
+    )
+    drain_ms: int = Field(20_000, ge=0, description="What SIGTERM leaves running work to finish.")
+    grace_ms: int = Field(30_000, ge=0, description="SIGTERM to SIGKILL, whoever sends them.")
+    store_connect_ms: int = Field(5_000, ge=1, description="Object store: connection.")
+    store_read_ms: int = Field(30_000, ge=1, description="Object store: one read.")
+
+    @property
+    def poll_limit_ms(self) -> int:
+        """The hard bound on one poll."""
+        return 100
+
+    @property
+    def blobs_uri(self) -> str:
+        """The object store's root; the folder under `home` if none is set."""
+        return self.blobs or (self.home / "blobs").resolve().as_uri()
+
+    @field_validator("kafka_extra", "tenants", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if any(not sign for _, sign, _ in pairs):
+            raise ValueError("want key=value,key=value")
+        return {key.strip(): text.strip() for key, _, text in pairs}
+
+    @field_validator("tiers", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        for smaller, larger, why in TIMEOUTS:
+            if getattr(self, smaller) > getattr(self, larger):
+                raise ValueError(
+                    f"REEL_{smaller.upper()} ({getattr(self, smaller)}) must be <= "
+                    f"REEL_{larger.upper()} ({getattr(self, larger)}): {why}"
+                )
+        if self.partitions % len(self.tiers):
+            raise ValueError(f"REEL_PARTITIONS must be a multiple of the {len(self.tiers)} tiers")
+        if len(set(self.tiers)) != len(self.tiers):
+            raise ValueError("REEL_TIERS names a tier twice")
+        named = {self.default_tier, *(self.tenants or {}).values()}
+        if unknown := named - set(self.tiers):
+            raise ValueError(f"unknown tier {', '.join(sorted(unknown))}: not in REEL_TIERS")
+        if self.window_resume >= self.window:
+            raise ValueError("REEL_WINDOW_RESUME must be < REEL_WINDOW")
+        return self
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Settings from the environment, `overrides` on top.
+
+    Raises:
+        SettingsError: a value is wrong, a variable is unknown, or values don't fit together.
+    """
+    known = {f"REEL_{name.upper()}" for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith("REEL_") and name not in known):
+        raise SettingsError(f"unknown setting {unknown[0]}: the README's settings page lists them")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "_".join(str(part) for part in first["loc"])
+        name = f"REEL_{where.upper()}: " if where else ""
+        raise SettingsError(f"{name}{first['msg'].removeprefix('Value error, ')}") from error
+
+
+def child_environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """The environment of a child process: ours without its `REEL_` variables, plus `settings`."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("REEL_")}
+    return inherited | {f"REEL_{name.upper()}": str(value) for name, value in settings.items()}

@@ -1,0 +1,322 @@
+"""The micro-batch engine: fetch on I/O threads, compute on one engine thread, store on I/O threads.
+
+While one batch computes, the next one's inputs are fetched and the last one's results are stored.
+A row that fails in a batch is found by halving, so its neighbours complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from schemas.records import GenerationRequest, JobEvent, StageTiming
+from streams.core.events import (
+    Announced,
+    Drop,
+    Emitted,
+    End,
+    Ended,
+    Ending,
+    Event,
+    Failed,
+    Fate,
+    Fault,
+    Start,
+    Ticket,
+)
+from streams.engine import Task
+from streams.errors import (
+    FatalError,
+    InvalidRecord,
+    PipelineError,
+    SettingsError,
+    SickHost,
+)
+from workers.fenced import FencedWork, Prepared
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_HOLD_FIRST_S, _HOLD_LONGEST_S = 0.5, 30.0
+_PROGRESS_EVERY_S = 0.5
+
+
+class _Abandoned(Exception):
+    """Nobody waits for this any more."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch whose rows are being prepared."""
+
+    num_unsettled: int
+    ready: list[tuple[Ticket, Prepared]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def settle(self, row: tuple[Ticket, Prepared] | None) -> bool:
+        """One row is prepared, or will never be; True for the last one."""
+        with self.lock:
+            if row is not None:
+                self.ready.append(row)
+            self.num_unsettled -= 1
+            return self.num_unsettled == 0
+
+
+class MicroBatchEngine:
+    """Runs a stage's work on batches; implements `streams.engine.Engine`."""
+
+    def __init__(
+        self,
+        fenced: FencedWork,
+        worker: str,
+        io_threads: int,
+        held: Callable[[str], None],
+        computed: Callable[[float], None],
+    ) -> None:
+        """`held(cause)` is told of each wait for a sick host, `computed(seconds)` of each batch."""
+        self._fenced, self._worker = fenced, worker
+        self._held, self._computed = held, computed
+        self._completions: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[list[tuple[Ticket, Prepared]] | None] = queue.SimpleQueue()
+        self._live: set[Ticket] = set()  # begun and not dropped; set operations are atomic
+        self._crash: BaseException | None = None
+        self._stopping = threading.Event()
+        self.loaded = threading.Event()
+        self._io = ThreadPoolExecutor(io_threads, thread_name_prefix="io")
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    # ---- from the loop
+
+    def start(self, command: Start) -> None:
+        """Begin a batch."""
+        batch = _Batch(len(command.batch))
+        for ticket, work in command.batch:
+            self._live.add(ticket)
+            assert isinstance(work.payload, Task)
+            self._submit(self._prepare, batch, ticket, work.payload)
+
+    def end(self, command: End) -> None:
+        """Give a run its outcome."""
+        self._live.add(command.ticket)
+        assert isinstance(command.work.payload, Task)
+        self._submit(self._end, command.ticket, command.work.payload, command.ending)
+
+    def drop(self, command: Drop) -> None:
+        """Forget these; a batch of which nothing is left stops at its next step."""
+        self._live.difference_update(command.tickets)
+
+    def completions(self) -> Iterable[Event]:
+        """What has happened since the last call."""
+        if self._crash is not None:
+            if isinstance(self._crash, (SettingsError, FatalError)):
+                raise self._crash
+            raise FatalError(f"engine: {type(self._crash).__name__}") from self._crash
+        events = []
+        while True:
+            try:
+                events.append(self._completions.get_nowait())
+            except queue.Empty:
+                return events
+
+    def stop(self) -> None:
+        """End the threads; a computation under way stops at its next step."""
+        self._stopping.set()
+        self._live.clear()
+        self._batches.put(None)
+        self._io.shutdown(wait=True, cancel_futures=True)
+        self._thread.join(timeout=_HOLD_LONGEST_S)
+
+    # ---- on I/O threads
+
+    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        def guarded() -> None:
+            try:
+                function(*arguments)
+            except BaseException as error:  # noqa: BLE001 - a thread must not die unnoticed
+                self._crash = error
+
+        if not self._stopping.is_set():
+            self._io.submit(guarded)
+
+    def _prepare(self, batch: _Batch, ticket: Ticket, task: Task) -> None:
+        row: tuple[Ticket, Prepared] | None = None
+        prepared = self._answered(ticket, lambda: self._fenced.prepare(task))
+        if isinstance(prepared, Prepared):
+            row = ticket, prepared
+        elif prepared is not None:
+            self._answer(Emitted(ticket, prepared))
+        if batch.settle(row) and batch.ready:
+            self._batches.put(batch.ready)
+
+    def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> None:
+        outputs = self._answered(ticket, lambda: self._fenced.complete(row, result, timing))
+        if outputs is not None:
+            self._answer(Emitted(ticket, outputs))
+
+    def _end(self, ticket: Ticket, task: Task, ending: Ending) -> None:
+        outputs = self._answered(ticket, lambda: self._fenced.end(task, ending))
+        if outputs is not None:
+            self._answer(Ended(ticket, outputs))
+
+    def _answered(self, ticket: Ticket, call: Callable[[], T]) -> T | None:
+        """What the call returns; None if the ticket was dropped, or failed and is answered so.
+
+        A sick host is waited for, here, for as long as the ticket lives: hold (DESIGN 4.6).
+        """
+        wait_s = _HOLD_FIRST_S
+        while True:
+            try:
+                self._check_live(ticket)
+                return call()
+            except _Abandoned:
+                return None
+            except SickHost as error:
+                self._held(error.reason_code)
+                log.warning("holding", extra={"error": str(error), "next_try_s": wait_s})
+            except FatalError:
+                raise
+            except Exception as error:  # the record's work failed: by its type it has a fate
+                _log_failure(error)
+                self._answer(Failed(ticket, fault_of(error)))
+                return None
+            self._stopping.wait(wait_s)
+            wait_s = min(2 * wait_s, _HOLD_LONGEST_S)
+
+    def _answer(self, event: Emitted | Ended | Failed) -> None:
+        self._live.discard(event.ticket)
+        self._completions.put(event)
+
+    def _check_live(self, ticket: Ticket) -> None:
+        if self._stopping.is_set() or ticket not in self._live:
+            raise _Abandoned
+
+    # ---- on the engine thread
+
+    def _run(self) -> None:
+        try:
+            self._fenced.work.load()
+            self.loaded.set()
+            while (rows := self._batches.get()) is not None:
+                self._compute(rows)
+        except BaseException as error:  # noqa: BLE001 - a thread must not die unnoticed
+            self._crash = error
+            self.loaded.set()
+
+    def _compute(self, rows: list[tuple[Ticket, Prepared]]) -> None:
+        rows = [row for row in rows if row[0] in self._live]
+        if not rows:
+            return
+        for _, prepared in rows:
+            self._announce(prepared.task, "started", batched_with=len(rows))
+        started_at, started_s = _now(), time.monotonic()
+        error: Exception | None = None
+        results: Sequence[Any] = ()
+        try:
+            inputs = [prepared.inputs for _, prepared in rows]
+            results = self._fenced.work.compute(inputs, self._reporter(rows))
+        except _Abandoned:
+            return
+        except (FatalError, SettingsError):
+            raise
+        except Exception as caught:  # anything a batch can raise is one of its rows' failure
+            _log_failure(caught)
+            error = caught.with_traceback(None)  # a traceback keeps a batch's tensors alive
+        if error is not None:
+            self._bisect(rows, error)
+            return
+        assert len(results) == len(rows), "compute answers every row"
+        compute_s = time.monotonic() - started_s
+        self._computed(compute_s)
+        timing = StageTiming(
+            self._fenced.stage.name, started_at, _now(), compute_s / len(rows), len(rows),
+            self._worker,
+        )  # fmt: skip
+        for (ticket, prepared), result in zip(rows, results, strict=True):
+            if isinstance(result, Exception):
+                self._answer(Failed(ticket, fault_of(result)))
+            else:
+                self._submit(self._complete, ticket, prepared, result, timing)
+
+    def _bisect(self, rows: list[tuple[Ticket, Prepared]], error: Exception) -> None:
+        if len(rows) == 1:
+            self._answer(Failed(rows[0][0], fault_of(error)))
+            return
+        middle = len(rows) // 2
+        self._compute(rows[:middle])
+        self._compute(rows[middle:])
+
+    def _reporter(self, rows: list[tuple[Ticket, Prepared]]) -> Callable[[int, int], None]:
+        told_s = time.monotonic()
+
+        def report(step: int, num_steps: int) -> None:
+            nonlocal told_s
+            if self._stopping.is_set() or not any(ticket in self._live for ticket, _ in rows):
+                raise _Abandoned
+            now_s = time.monotonic()
+            if step < num_steps and now_s - told_s < _PROGRESS_EVERY_S:
+                return
+            told_s = now_s
+            for _, prepared in rows:
+                self._announce(prepared.task, "progress", step=step, num_steps=num_steps)
+
+        return report
+
+    def _announce(
+        self,
+        task: Task,
+        kind: str,
+        batched_with: int = 1,
+        step: int | None = None,
+        num_steps: int | None = None,
+    ) -> None:
+        record = task.record
+        job = record if isinstance(record, GenerationRequest) else record.job
+        event = JobEvent(
+            job_id=job.job_id,
+            run=job.run,
+            tenant_id=job.tenant_id,
+            stage=self._fenced.stage.name,
+            kind=kind,
+            at=_now(),
+            worker=self._worker,
+            batched_with=batched_with,
+            step=step,
+            num_steps=num_steps,
+        )
+        word = kind if step is None else f"{kind}-{step}"
+        self._completions.put(Announced(self._fenced.announce(task, event, word)))
+
+
+def fault_of(error: Exception) -> Fault:
+    """The fault of an error from a record's work; an unknown one is to be tried later."""
+    if isinstance(error, InvalidRecord):
+        # The job under a conflicting id is another's: it must not end by this record's fault.
+        ends_job = error.reason_code != "idempotency_conflict"
+        return Fault(Fate.DEAD_LETTER, error.reason_code, str(error), ends_job)
+    if isinstance(error, PipelineError):
+        return Fault(Fate.LATER, error.reason_code, str(error))
+    return Fault(Fate.LATER, "internal_error", type(error).__name__)
+
+
+def _log_failure(error: Exception) -> None:
+    """Log where an error came from; the message of a foreign one may quote the prompt."""
+    if isinstance(error, PipelineError):
+        log.warning("work failed", extra={"reason": error.reason_code, "error": str(error)})
+        return
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    where = [f"{frame.filename}:{frame.lineno}" for frame in frames]
+    log.error("work failed", extra={"error": type(error).__name__, "where": where})
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,197 @@
+"""One record's way through a stage, with its fences: what makes a redelivery harmless (DESIGN 4.1).
+
+Blocking calls on the object store, made on the engine's I/O threads; no Kafka, no threads of its
+own. In order: a misplaced request is forwarded; the stage's `begin`; an ended run re-emits its
+outcome; a stage that has its result re-emits that; only then is there work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from schemas.cloudevents import event_headers
+from schemas.codec import Codec, UndecodableRecord, UnencodableRecord
+from schemas.records import (
+    BlobRef,
+    CleanedPrompt,
+    FramesDecoded,
+    GenerationRequest,
+    JobEvent,
+    LatentsReady,
+    Record,
+    StageTiming,
+    VideoDone,
+)
+from streams.blobs.base import BlobStore
+from streams.blobs.fences import Fences
+from streams.core.events import Ending, Output
+from streams.engine import Task
+from streams.errors import FatalError, InvalidRecord, Rejected
+from streams.topology import JOB_EVENTS, VIDEOS_DONE, Stage
+from workers.stage_work import StageWork
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A record whose inputs are here. Its result, once made, will be this edition."""
+
+    task: Task
+    inputs: Any
+    edition: int
+
+
+class FencedWork:
+    """A stage's work between its fences; every method may be called again for the same record."""
+
+    def __init__(
+        self,
+        work: StageWork,
+        stage: Stage,
+        store: BlobStore,
+        codec: Codec,
+        now: Callable[[], datetime],
+        place: Callable[[GenerationRequest], int] | None = None,
+    ) -> None:
+        """`place` tells the partition that a request belongs to; for the prompt stage only."""
+        self.work, self.stage = work, stage
+        self._store, self._fences, self._codec = store, Fences(store), codec
+        self._now, self._place = now, place
+
+    def prepare(self, task: Task) -> Prepared | tuple[Output, ...]:
+        """The inputs of the record, or what settles it without work.
+
+        Raises:
+            InvalidRecord, SickHost: as their fates say.
+        """
+        try:
+            if self._place is not None:
+                partition = self._place(task.record)
+                if partition != task.partition:
+                    # Any partitioner may have written it; its owner is the one of its own partition.
+                    return (Output(task.topic, partition, task.key, task.value, task.headers),)
+            self.work.begin(task)
+            tenant, job, run = _identity(task.record)
+            if (outcome := self._fences.outcome(tenant, job, run)) is not None:
+                return (self._outcome_output(task, outcome),)
+            edition = 1
+            if (found := self._fences.result(tenant, job, run, self.stage.name)) is not None:
+                record = self._decode(found[1], self.stage.writes_record)
+                if all(self._store.verify(ref) for ref in blobs_of(record)):
+                    return (self._next_output(task, record, found[1]),)
+                edition = found[0] + 1
+            self.work.batch_key(task)  # what the intake knew as Rejected is raised here again
+            return Prepared(task, self.work.fetch(task), edition)
+        except Rejected as error:
+            self.work.begin(task)  # refused before it was claimed; to claim twice is harmless
+            return self.end(task, Ending("rejected", error.reason_code, str(error)))
+
+    def complete(
+        self, prepared: Prepared, result: Any, timing: StageTiming
+    ) -> tuple[Output, ...]:
+        """Store a result, fence it, and tell the next stage of the one that stands."""
+        task = prepared.task
+        record = self.work.store(task, result, timing)
+        tenant, job, run = _identity(task.record)
+        try:
+            body = self._codec.encode(record)
+        except UnencodableRecord as error:
+            raise InvalidRecord(str(error), reason_code="record_too_large") from error
+        if isinstance(record, VideoDone):
+            return (self._outcome_output(task, self._fences.end(tenant, job, run, body)),)
+        winner = self._fences.publish_result(
+            tenant, job, run, self.stage.name, prepared.edition, body
+        )
+        return (self._next_output(task, self._decode(winner, type(record)), winner),)
+
+    def end(self, task: Task, ending: Ending) -> tuple[Output, ...]:
+        """Give the run an outcome other than completed; tells the one that stands.
+
+        Raises:
+            InvalidRecord: the request is another's (idempotency conflict), or its job unknown.
+        """
+        if isinstance(task.record, GenerationRequest):
+            self.work.begin(task)
+        done = self._codec.encode(self._video_done(task, ending))
+        tenant, job, run = _identity(task.record)
+        return (self._outcome_output(task, self._fences.end(tenant, job, run, done)),)
+
+    def announce(self, task: Task, event: JobEvent, word: str) -> Output:
+        """The record of a job event; `word` tells it from the run's other events."""
+        headers = event_headers(
+            "JobEvent", job_id=event.job_id, run=event.run, stage=self.stage.name, outcome=word,
+            time=event.at, deadline=None, cause=task.headers, partition_key=event.job_id,
+        )  # fmt: skip
+        return Output(
+            JOB_EVENTS, task.partition, event.job_id.encode(), self._codec.encode(event),
+            tuple(headers),
+        )  # fmt: skip
+
+    def _video_done(self, task: Task, ending: Ending) -> VideoDone:
+        record = task.record
+        job = record if isinstance(record, GenerationRequest) else record.job
+        timings = () if isinstance(record, GenerationRequest) else record.timings
+        return VideoDone(
+            job_id=job.job_id,
+            run=job.run,
+            tenant_id=job.tenant_id,
+            status=ending.status,
+            partition=task.partition,
+            created_at=job.created_at,
+            finished_at=self._now(),
+            tier=job.tier,
+            reason_code=ending.reason_code,
+            reason=ending.reason[:1000],
+            ended_by=self.stage.name,
+            model=job.model,
+            model_version=None if isinstance(job, GenerationRequest) else job.model_version,
+            cost_gpu_s=sum(timing.compute_s for timing in timings),
+            timings=timings,
+        )
+
+    def _next_output(self, task: Task, record: Record, body: bytes) -> Output:
+        job, timings = record.job, record.timings  # type: ignore[union-attr]
+        headers = event_headers(
+            type(record).__name__, job_id=job.job_id, run=job.run, stage=self.stage.name,
+            outcome="done", time=timings[-1].finished_at, deadline=job.deadline,
+            cause=task.headers, partition_key=job.job_id,
+        )  # fmt: skip
+        assert self.stage.writes is not None, "only worker stages produce"
+        return Output(
+            self.stage.writes, job.partition, job.job_id.encode(), body, tuple(headers)
+        )
+
+    def _outcome_output(self, task: Task, body: bytes) -> Output:
+        done = self._decode(body, VideoDone)
+        headers = event_headers(
+            "VideoDone", job_id=done.job_id, run=done.run,
+            stage=done.ended_by or self.stage.name, outcome=done.status, time=done.finished_at,
+            deadline=None, cause=task.headers, partition_key=done.job_id,
+        )  # fmt: skip
+        return Output(VIDEOS_DONE, done.partition, done.job_id.encode(), body, tuple(headers))
+
+    def _decode(self, body: bytes, record_type: Any) -> Any:
+        try:
+            return self._codec.decode(body, record_type)
+        except UndecodableRecord as error:  # only we write fences: this is no record's fault
+            raise FatalError(f"a fence holds what is no {record_type.__name__}: {error}") from error
+
+
+def _identity(record: Any) -> tuple[str, str, int]:
+    job = record if isinstance(record, GenerationRequest) else record.job
+    return job.tenant_id, job.job_id, job.run
+
+
+def blobs_of(record: Record) -> Iterable[BlobRef]:
+    """The blobs that a stage's result record names."""
+    match record:
+        case CleanedPrompt():
+            return (record.conditioning,)
+        case LatentsReady():
+            return (record.latents,)
+        case FramesDecoded():
+            return tuple(chunk.blob for chunk in record.chunks)
+        case _:
+            return ()

@@ -1,0 +1,198 @@
+"""`python -m workers.main STAGE`: one worker of one stage. Here, and only here, it is all wired.
+
+Exit codes: 0 drained after SIGTERM or SIGINT, 1 the process cannot go on (whoever started it may
+start it again), 2 wrong use (starting it again changes nothing).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from schemas.codec import Codec
+from schemas.records import GenerationRequest
+from streams.blobs.base import BlobStore, open_store
+from streams.clock import AnchoredClock
+from streams.core.events import Fault, Output, TopicPartition, Work
+from streams.core.stage import StageLimits, StageState
+from streams.core.tiers import partition_of_job
+from streams.dead_letter import dead_letter
+from streams.engine import Task
+from streams.errors import FatalError, PipelineError, Rejected, SettingsError
+from streams.intake import Intake
+from streams.monitor.health import Health
+from streams.monitor.logs import configure_logs
+from streams.monitor.metrics import WorkerMetrics
+from streams.monitor.watch import WorkerWatch
+from streams.runner import StageRunner
+from streams.settings import Settings, read_settings
+from streams.topology import Stage, worker_stages
+from workers.engine import MicroBatchEngine
+from workers.fenced import FencedWork
+from workers.stage_work import StageWork
+
+log = logging.getLogger("worker")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the worker that the arguments name; its exit code."""
+    names = [each.name for each in worker_stages()]
+    if len(arguments) != 1 or arguments[0] not in names:
+        print(f"usage: python -m workers.main {'|'.join(names)}", file=sys.stderr)
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    stage = next(each for each in worker_stages() if each.name == arguments[0])
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    configure_logs(stage=stage.name, worker=worker)
+    try:
+        Worker(stage, read_settings(), worker).run()
+    except SettingsError as error:
+        print(f"{stage.name}: {error}", file=sys.stderr)
+        return 2
+    except PipelineError as error:
+        log.error("worker ends", extra={"reason": error.reason_code, "error": str(error)})
+        return 1
+    return 0
+
+
+@dataclass(slots=True)
+class _Stop:
+    """What SIGTERM and SIGINT do: before the loop turns they end the start, then they drain."""
+
+    drain: Callable[[], None] | None = None
+    is_wanted: bool = False
+
+    def __call__(self, _signal: int, _frame: object) -> None:
+        self.is_wanted = True
+        if self.drain is not None:
+            self.drain()
+
+
+class Worker:
+    """One member of a stage's group, with its health page, engine and Kafka clients."""
+
+    def __init__(self, stage: Stage, settings: Settings, worker: str) -> None:
+        self.stage, self.settings, self.name = stage, settings, worker
+        self.stop = _Stop()
+        self.clock = AnchoredClock()
+        self.metrics = WorkerMetrics(stage.name)
+        self.codec = Codec(_schema_ids(settings))
+        self.store = open_store(
+            settings.blobs_uri,
+            endpoint=settings.s3_endpoint,
+            access_key=settings.s3_access_key,
+            secret_key=settings.s3_secret_key,
+            region=settings.s3_region,
+            connect_timeout_s=settings.store_connect_ms / 1000,
+            read_timeout_s=settings.store_read_ms / 1000,
+        )
+
+    def run(self) -> None:
+        """Load, join, work, drain.
+
+        The group is joined only when the model is loaded: partitions must not wait for a worker
+        that cannot work yet.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        settings = self.settings
+        health = Health(self.metrics.registry, settings.metrics_host, settings.metrics_port)
+        health.missing.update({"model loaded", "controls read", "assigned"})
+        health.start()
+        log.info("listening", extra={"metrics_port": health.port})
+        work = build_work(self.stage, settings, self.store)
+        place = self._place if self.stage.name == "prompt" else None
+        fenced = FencedWork(work, self.stage, self.store, self.codec, _now, place)
+        engine = MicroBatchEngine(
+            fenced, self.name, settings.io_threads, self.metrics.held, self.metrics.stage_seconds
+        )
+        try:
+            self._wait_for_model(engine, health)
+            if not self.stop.is_wanted:
+                self._join(engine, work, health).run()
+        finally:
+            engine.stop()
+            health.stop()
+        log.info("drained")
+
+    def _wait_for_model(self, engine: MicroBatchEngine, health: Health) -> None:
+        while not engine.loaded.wait(timeout=0.1) and not self.stop.is_wanted:
+            health.turned(self.clock.now_s())
+        list(engine.completions())  # raises what went wrong
+        health.done("model loaded")
+
+    def _join(self, engine: MicroBatchEngine, work: StageWork, health: Health) -> StageRunner:
+        from streams.kafka.admin import group_protocol_supported
+        from streams.kafka.config import consumer_config, controls_config, producer_config
+        from streams.kafka.consumer import KafkaSource
+        from streams.kafka.controls import KafkaControls
+        from streams.kafka.producer import KafkaSink
+
+        settings = self.settings
+        if settings.group_protocol == "consumer" and not group_protocol_supported(settings):
+            raise SettingsError(
+                f"the broker at {settings.bootstrap} does not speak the new group protocol "
+                "(KIP-848): set REEL_GROUP_PROTOCOL=classic"
+            )
+        client_id = f"reel-{self.stage.name}-{self.name.replace(':', '-')}"
+        controls = KafkaControls(controls_config(settings, client_id), self.stage.name, self.codec)
+        watch = WorkerWatch(self.metrics, health, controls, settings.join_timeout_ms / 1000)
+        runner = StageRunner(
+            StageState(_limits(settings)),
+            KafkaSource(
+                consumer_config(settings, self.stage.group, client_id),
+                [self.stage.reads],
+                Intake(self.stage, self.codec, work.batch_key),
+                watch.stalled,
+            ),
+            KafkaSink(producer_config(settings, client_id)),
+            engine,
+            controls,
+            self.clock,
+            watch,
+            self._dead_letter,
+        )
+        self.stop.drain = runner.drain
+        return runner
+
+    def _dead_letter(self, work: Work, fault: Fault) -> Output:
+        assert isinstance(work.payload, Task)
+        return dead_letter(self.stage, work.payload, fault, self.name)
+
+    def _place(self, request: GenerationRequest) -> int:
+        """The partition of a request: its tenant's tier decides, not what the request says."""
+        tier = self.settings.tier_of(request.tenant_id, request.tier)
+        return partition_of_job(
+            tier, request.tenant_id, request.job_id, self.settings.partitions, self.settings.tiers
+        )
+
+
+def build_work(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
+    """The stage's work; torch is imported only when it loads."""
+    raise NotImplementedError
+
+
+def _limits(settings: Settings) -> StageLimits:
+    return StageLimits(
+        window_high=settings.window,
+        window_low=settings.window_resume,
+        batch_max=settings.batch_max,
+        batch_age_s=settings.batch_age_ms / 1000,
+        commit_interval_s=settings.commit_interval_ms / 1000,
+        drain_s=settings.drain_ms / 1000,
+        poll_s=settings.poll_ms / 1000,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
