@@ -1,0 +1,1 @@
+"""Wire contracts: one `.avsc` per record, and what reads and writes them."""

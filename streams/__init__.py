@@ -1,0 +1,1 @@
+"""The stream-processing runtime: a pure core, one loop, thin edges."""

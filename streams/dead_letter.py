@@ -26,6 +26,4 @@ def dead_letter(stage: Stage, task: Task, fault: Fault, worker: str) -> Output:
         "worker": worker,
     }
     added = tuple((PREFIX + name, text.encode()) for name, text in findings.items())
-    return Output(
-        stage.dead_letters, task.partition, task.key, task.value, (*task.headers, *added)
-    )
+    return Output(stage.dead_letters, task.partition, task.key, task.value, (*task.headers, *added))

@@ -1,14 +1,14 @@
 """The error tree. Each type answers one question: what becomes of the record?
 
-    PipelineError
-      RetryableError      later: the same record may succeed at another time
-      InvalidRecord       dead letter: this record can never succeed, its bytes are kept as evidence
-        BlobMissing         an input named by the record is not in the object store
-        BlobCorrupt         an input's bytes are not those that the record describes
-      Rejected            the request is refused: its outcome is `rejected`, no dead letter
-      SickHost            hold: the host, the store or the broker is ill; keep the record, count nothing
-      FatalError          crash: a bug of ours, or a state nobody may continue from; the process ends
-    SettingsError       wrong use of the program, told in one line; exit code 2
+PipelineError
+  RetryableError      later: the same record may succeed at another time
+  InvalidRecord       dead letter: this record can never succeed, its bytes are kept as evidence
+    BlobMissing         an input named by the record is not in the object store
+    BlobCorrupt         an input's bytes are not those that the record describes
+  Rejected            the request is refused: its outcome is `rejected`, no dead letter
+  SickHost            hold: the host, the store or the broker is ill; keep the record, count nothing
+  FatalError          crash: a bug of ours, or a state nobody may continue from; the process ends
+SettingsError       wrong use of the program, told in one line; exit code 2
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     schema_registry_url: str | None = Field(None, description="Confluent wire format if set.")
     kafka_extra: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict,
+        repr=False,  # it holds passwords
         description="More librdkafka settings, `key=value` separated by commas (TLS, SASL).",
     )
 
@@ -75,7 +76,10 @@ class Settings(BaseSettings):
         None, description="`tenant=tier,...`: a closed table. Unset: every tenant is welcome."
     )
     deadline_s: float = Field(
-        24 * 3600.0, gt=0, description="Deadline of a request that names none, from creation."
+        24 * 3600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Deadline of a request that names none, from creation.",
     )
 
     # The worker
@@ -159,7 +163,8 @@ def read_settings(**overrides: Any) -> Settings:
         SettingsError: a value is wrong, a variable is unknown, or values don't fit together.
     """
     known = {f"REEL_{name.upper()}" for name in Settings.model_fields}
-    if unknown := sorted(name for name in os.environ if name.startswith("REEL_") and name not in known):
+    given = {name for name in os.environ if name.startswith("REEL_")}
+    if unknown := sorted(given - known):
         raise SettingsError(f"unknown setting {unknown[0]}: the README's settings page lists them")
     try:
         return Settings(**overrides)
@@ -174,3 +179,24 @@ def child_environment(settings: Mapping[str, object]) -> dict[str, str]:
     """The environment of a child process: ours without its `REEL_` variables, plus `settings`."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("REEL_")}
     return inherited | {f"REEL_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def settings_table() -> str:
+    """Every setting as a Markdown table, for the README; `python -m streams.settings` prints it."""
+    rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for name, setting in Settings.model_fields.items():
+        match setting.get_default(call_default_factory=True):
+            case Path() as path if path.is_relative_to(Path.home()):
+                shown = f"`~/{path.relative_to(Path.home())}`"
+            case None | "" | {}:
+                shown = "unset"
+            case tuple() as names:
+                shown = f"`{','.join(names)}`"
+            case value:
+                shown = f"`{value}`"
+        rows.append(f"| `REEL_{name.upper()}` | {shown} | {setting.description} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(settings_table())

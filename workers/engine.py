@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from schemas.records import GenerationRequest, JobEvent, StageTiming
@@ -142,7 +142,7 @@ class MicroBatchEngine:
         def guarded() -> None:
             try:
                 function(*arguments)
-            except BaseException as error:  # noqa: BLE001 - a thread must not die unnoticed
+            except BaseException as error:
                 self._crash = error
 
         if not self._stopping.is_set():
@@ -208,7 +208,7 @@ class MicroBatchEngine:
             self.loaded.set()
             while (rows := self._batches.get()) is not None:
                 self._compute(rows)
-        except BaseException as error:  # noqa: BLE001 - a thread must not die unnoticed
+        except BaseException as error:
             self._crash = error
             self.loaded.set()
 
@@ -319,4 +319,4 @@ def _log_failure(error: Exception) -> None:
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)

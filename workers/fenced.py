@@ -70,7 +70,7 @@ class FencedWork:
             if self._place is not None:
                 partition = self._place(task.record)
                 if partition != task.partition:
-                    # Any partitioner may have written it; its owner is the one of its own partition.
+                    # Any partitioner may have written it; its own partition's owner works it.
                     return (Output(task.topic, partition, task.key, task.value, task.headers),)
             self.work.begin(task)
             tenant, job, run = _identity(task.record)
@@ -88,9 +88,7 @@ class FencedWork:
             self.work.begin(task)  # refused before it was claimed; to claim twice is harmless
             return self.end(task, Ending("rejected", error.reason_code, str(error)))
 
-    def complete(
-        self, prepared: Prepared, result: Any, timing: StageTiming
-    ) -> tuple[Output, ...]:
+    def complete(self, prepared: Prepared, result: Any, timing: StageTiming) -> tuple[Output, ...]:
         """Store a result, fence it, and tell the next stage of the one that stands."""
         task = prepared.task
         record = self.work.store(task, result, timing)
@@ -159,9 +157,7 @@ class FencedWork:
             cause=task.headers, partition_key=job.job_id,
         )  # fmt: skip
         assert self.stage.writes is not None, "only worker stages produce"
-        return Output(
-            self.stage.writes, job.partition, job.job_id.encode(), body, tuple(headers)
-        )
+        return Output(self.stage.writes, job.partition, job.job_id.encode(), body, tuple(headers))
 
     def _outcome_output(self, task: Task, body: bytes) -> Output:
         done = self._decode(body, VideoDone)

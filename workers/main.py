@@ -11,21 +11,20 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
-from schemas.codec import Codec
+from schemas.codec import Codec, SchemaIds
 from schemas.records import GenerationRequest
 from streams.blobs.base import BlobStore, open_store
 from streams.clock import AnchoredClock
-from streams.core.events import Fault, Output, TopicPartition, Work
+from streams.core.events import Fault, Output, Work
 from streams.core.stage import StageLimits, StageState
-from streams.core.tiers import partition_of_job
+from streams.core.tiers import partition_of_job, tier_of
 from streams.dead_letter import dead_letter
 from streams.engine import Task
-from streams.errors import FatalError, PipelineError, Rejected, SettingsError
+from streams.errors import PipelineError, Rejected, SettingsError
 from streams.intake import Intake
 from streams.monitor.health import Health
 from streams.monitor.logs import configure_logs
@@ -41,7 +40,15 @@ from workers.stage_work import StageWork
 log = logging.getLogger("worker")
 
 
-def main(arguments: list[str]) -> int:
+BuildWork = Callable[[Stage, Settings, BlobStore], StageWork]
+
+
+def build_work(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
+    """The stage's own work; torch is imported only when it loads."""
+    raise NotImplementedError
+
+
+def main(arguments: list[str], build: BuildWork = build_work) -> int:
     """Run the worker that the arguments name; its exit code."""
     names = [each.name for each in worker_stages()]
     if len(arguments) != 1 or arguments[0] not in names:
@@ -51,7 +58,7 @@ def main(arguments: list[str]) -> int:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     configure_logs(stage=stage.name, worker=worker)
     try:
-        Worker(stage, read_settings(), worker).run()
+        Worker(stage, read_settings(), worker, build).run()
     except SettingsError as error:
         print(f"{stage.name}: {error}", file=sys.stderr)
         return 2
@@ -77,8 +84,9 @@ class _Stop:
 class Worker:
     """One member of a stage's group, with its health page, engine and Kafka clients."""
 
-    def __init__(self, stage: Stage, settings: Settings, worker: str) -> None:
+    def __init__(self, stage: Stage, settings: Settings, worker: str, build: BuildWork) -> None:
         self.stage, self.settings, self.name = stage, settings, worker
+        self._build = build
         self.stop = _Stop()
         self.clock = AnchoredClock()
         self.metrics = WorkerMetrics(stage.name)
@@ -106,7 +114,7 @@ class Worker:
         health.missing.update({"model loaded", "controls read", "assigned"})
         health.start()
         log.info("listening", extra={"metrics_port": health.port})
-        work = build_work(self.stage, settings, self.store)
+        work = self._build(self.stage, settings, self.store)
         place = self._place if self.stage.name == "prompt" else None
         fenced = FencedWork(work, self.stage, self.store, self.codec, _now, place)
         engine = MicroBatchEngine(
@@ -135,7 +143,7 @@ class Worker:
         from streams.kafka.producer import KafkaSink
 
         settings = self.settings
-        if settings.group_protocol == "consumer" and not group_protocol_supported(settings):
+        if settings.group_protocol == "consumer" and group_protocol_supported(settings) is False:
             raise SettingsError(
                 f"the broker at {settings.bootstrap} does not speak the new group protocol "
                 "(KIP-848): set REEL_GROUP_PROTOCOL=classic"
@@ -167,15 +175,23 @@ class Worker:
 
     def _place(self, request: GenerationRequest) -> int:
         """The partition of a request: its tenant's tier decides, not what the request says."""
-        tier = self.settings.tier_of(request.tenant_id, request.tier)
+        settings, tenant_id = self.settings, request.tenant_id
+        tier = tier_of(tenant_id, request.tier, settings.tenants, settings.default_tier)
+        if tier is None:
+            raise Rejected(f"no such tenant: {tenant_id}", reason_code="unknown_tenant")
+        if tier not in settings.tiers:
+            raise Rejected(f"no such tier: {tier[:128]}", reason_code="unknown_tier")
         return partition_of_job(
-            tier, request.tenant_id, request.job_id, self.settings.partitions, self.settings.tiers
+            tier, tenant_id, request.job_id, settings.partitions, settings.tiers
         )
 
 
-def build_work(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
-    """The stage's work; torch is imported only when it loads."""
-    raise NotImplementedError
+def _schema_ids(settings: Settings) -> SchemaIds | None:
+    if settings.schema_registry_url is None:
+        return None
+    from streams.kafka.registry import RegistrySchemaIds
+
+    return RegistrySchemaIds(settings.schema_registry_url)
 
 
 def _limits(settings: Settings) -> StageLimits:
@@ -191,7 +207,7 @@ def _limits(settings: Settings) -> StageLimits:
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 if __name__ == "__main__":

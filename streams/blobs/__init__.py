@@ -1,0 +1,1 @@
+"""Claim checks and fences, in a folder or on S3."""

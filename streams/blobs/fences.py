@@ -13,6 +13,7 @@ a lost answer): equal bytes are a win. What the bytes mean is the caller's matte
 from __future__ import annotations
 
 from streams.blobs.base import BlobStore, check_segment
+from streams.errors import InvalidRecord
 
 
 def blob_prefix(tenant: str, job: str, run: int, stage: str) -> str:
@@ -22,7 +23,7 @@ def blob_prefix(tenant: str, job: str, run: int, stage: str) -> str:
     'acme/order-7/1/sampler'
 
     Raises:
-        InvalidRecord: one of them cannot be part of a key (`check_segment`).
+        InvalidRecord: one of them cannot be part of a key (`check_segment`), or run is below 1.
     """
     return f"{_run(tenant, job, run)}/{check_segment(stage)}"
 
@@ -31,6 +32,7 @@ class Fences:
     """The fences of all jobs in one store. Errors are those of the store's `create` and `load`."""
 
     def __init__(self, store: BlobStore) -> None:
+        """Fences in `store`, which the caller owns."""
         self._store = store
 
     def claim_request(self, tenant: str, job: str, body: bytes) -> bytes:
@@ -87,7 +89,8 @@ def _job(tenant: str, job: str) -> str:
 
 
 def _run(tenant: str, job: str, run: int) -> str:
-    assert run >= 1, "runs count from 1"
+    if run < 1:  # a record says it, so it may be anything
+        raise InvalidRecord(f"run {run}: runs count from 1", reason_code="bad_blob_key")
     return f"{_job(tenant, job)}/{run}"
 
 

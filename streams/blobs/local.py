@@ -162,11 +162,10 @@ class LocalStore:
                     # An unmounted store must not look like one that lost every blob.
                     raise SickHost(f"the blob folder {self._root} is gone") from error
                 return None
-            file = open(descriptor, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                file.close()
+                os.close(descriptor)
                 return None
-        return file
+            return open(descriptor, "rb", buffering=0)
 
     def _link(self, source: Path, key: str) -> bool:
         """Give a synced file its name; False if the name is taken. The file's bytes stay."""

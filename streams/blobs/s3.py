@@ -131,8 +131,8 @@ class S3Store:
                 region_name=region,
                 config=config,
             )
-        except ValueError as error:
-            raise SettingsError(f"S3 endpoint {endpoint!r}: {error}") from error
+        except (ValueError, BotoCoreError) as error:
+            raise SettingsError(f"S3 at {endpoint or region}: {error}") from error
 
     @property
     def root_uri(self) -> str:

@@ -106,7 +106,7 @@ def _check_entry(name: str, entry: object, dtype: np.dtype[Any], shape: Shape) -
             raise _bad(f"{name!r} has no type, shape and offsets")
     if not all(type(number) is int and number >= 0 for number in (*found, begin, end)):
         raise _bad(f"{name!r} has a length or offset that is no natural number")
-    if _DTYPES.get(kind) != dtype:
+    if kind not in _DTYPES or _DTYPES[kind] != dtype:
         raise _bad(f"{name!r} is {kind[:16]}, {dtype} expected")
     if len(found) != len(shape) or any(
         want is not None and have != want for have, want in zip(found, shape, strict=True)

@@ -148,6 +148,14 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class NotEnded:
+    """The run could not be given its outcome. Not `Failed`: an answer to `Start` may come late."""
+
+    ticket: Ticket
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
 class Announced:
     """A hint for onlookers, produced at most once and never waited for."""
 
@@ -216,8 +224,9 @@ class Tick:
 
 
 Event = (
-    Assigned | Revoked | Lost | Delivered | Emitted | Failed | Ended | Announced | Acknowledged
-    | NotAcknowledged | Committed | StagePaused | JobCancelled | JobDeadline | Drain | Tick
+    Assigned | Revoked | Lost | Delivered | Emitted | Failed | Ended | NotEnded | Announced
+    | Acknowledged | NotAcknowledged | Committed | StagePaused | JobCancelled | JobDeadline
+    | Drain | Tick
 )  # fmt: skip
 
 # ---- commands
@@ -232,7 +241,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Engine: give the run this outcome, then answer `Ended`."""
+    """Engine: give the run this outcome, then answer `Ended` or `NotEnded`."""
 
     ticket: Ticket
     work: Work

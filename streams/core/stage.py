@@ -15,7 +15,7 @@ What the group may commit is the lowest unfinished offset of each partition, at 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -44,6 +44,7 @@ from streams.core.events import (
     JobDeadline,
     Lost,
     NotAcknowledged,
+    NotEnded,
     Output,
     Pause,
     Produce,
@@ -83,6 +84,7 @@ class Flight:
 
     ticket: Ticket
     work: Work
+    verdict: Fault | Ending | None = None
     phase: Phase = Phase.WAITING
     batch: int = 0
     outputs: tuple[Output, ...] = ()
@@ -128,7 +130,7 @@ class StageState:
         self._batches: Counter[int] = Counter()  # records still running, by batch
         self._last_batch = 0
         self._working: dict[RunOfJob, Ticket] = {}
-        self._behind: dict[RunOfJob, deque[Ticket]] = {}  # copies that wait for the one working
+        self._behind: dict[RunOfJob, list[Ticket]] = {}  # copies that wait for the one working
         self._cancelled: set[RunOfJob] = set()
         self._deadlines_s: dict[RunOfJob, float] = {}
         self._is_paused = False
@@ -156,7 +158,7 @@ class StageState:
         if self._is_committing or self.is_draining or len(self.flights) > len(self._batcher):
             return self.limits.busy_poll_s
         due_s = self._batcher.next_due_s()
-        if due_s is None:
+        if due_s is None or self._is_paused:
             return self.limits.poll_s
         return min(self.limits.poll_s, max(0.0, due_s - now_s))
 
@@ -181,19 +183,24 @@ class StageState:
                         self._committed.pop(partition, None)
                         self._dirty.add(partition)
             case Failed(ticket, fault):
-                self._on_failed(ticket, fault, now_s)
+                if flight := self._flight(ticket, Phase.RUNNING):
+                    # Every fate ends in the dead-letter topic here: holds are sat out inside the
+                    # engine, and nothing is tried later until retry topics have readers.
+                    self._dead_letter(flight, fault)
             case Ended(ticket, outputs):
                 if flight := self._flight(ticket, Phase.ENDING):
                     self._produce(flight, outputs)
+            case NotEnded(ticket, fault):
+                self._on_not_ended(ticket, fault, now_s)
             case NotAcknowledged():
                 self._on_not_acknowledged(event)
             case Assigned(partitions):
                 self._on_assigned(partitions.items())
             case Revoked(partitions):
                 self._commit(partitions, must_finish=True)
-                self._forget(partitions)
+                self._forget(partitions, now_s)
             case Lost(partitions):
-                self._forget(partitions)
+                self._forget(partitions, now_s)
             case JobCancelled(job_id, run):
                 self._on_cancelled((job_id, run))
             case JobDeadline(job_id, run, deadline_s):
@@ -221,19 +228,18 @@ class StageState:
         if held and (self._is_paused or self.is_draining):
             self._commands.append(Pause(tuple(held)))
 
-    def _forget(self, partitions: Iterable[TopicPartition]) -> None:
+    def _forget(self, partitions: Iterable[TopicPartition], now_s: float) -> None:
         gone = set(partitions)
         self._batcher.drop(lambda ticket: ticket.partition in gone)
         dropped = [flight for ticket, flight in self.flights.items() if ticket.partition in gone]
         for flight in dropped:
             del self.flights[flight.ticket]
             self._leave_batch(flight)
-            if run_of_job := flight.run_of_job:
-                # Copies of a job share its partition, so they are dropped together.
-                self._working.pop(run_of_job, None)
-                self._behind.pop(run_of_job, None)
         if dropped:
             self._commands.append(Drop(tuple(flight.ticket for flight in dropped)))
+        # Copies of one request may lie in several partitions of `requests`, and some of them stay.
+        for flight in dropped:
+            self._let_next_copy(flight.run_of_job, now_s)
         for partition in gone:
             self.trackers.pop(partition, None)
             self._window.forget(partition)
@@ -247,26 +253,27 @@ class StageState:
         if tracker is None or self.is_draining or not tracker.deliver(event.offset):
             return  # not ours (any more), or known already
         ticket = Ticket(event.partition, event.offset, tracker.assignment_epoch)
-        flight = self.flights[ticket] = Flight(ticket, event.work)
+        flight = self.flights[ticket] = Flight(ticket, event.work, event.verdict)
         if self._window.enter(event.partition):
             self._commands.append(Pause((event.partition,)))
-        if isinstance(event.verdict, Fault):
-            self._dead_letter(flight, event.verdict)
+        run_of_job = flight.run_of_job
+        if run_of_job is not None:
+            if run_of_job in self._working:
+                self._behind.setdefault(run_of_job, []).append(ticket)
+                return
+            self._working[run_of_job] = ticket
+        self._admit(flight, now_s)
+
+    def _admit(self, flight: Flight, now_s: float) -> None:
+        if isinstance(flight.verdict, Fault):
+            self._dead_letter(flight, flight.verdict)
             return
         run_of_job = flight.run_of_job
         assert run_of_job is not None, "a record without a job has a fault"
-        if run_of_job in self._working:
-            self._behind.setdefault(run_of_job, deque()).append(ticket)
-            return
-        self._working[run_of_job] = ticket
-        if event.verdict is not None:
-            self._end(flight, event.verdict)
-        else:
-            self._admit(flight, run_of_job, now_s)
-
-    def _admit(self, flight: Flight, run_of_job: RunOfJob, now_s: float) -> None:
         deadline_s = self._deadlines_s.get(run_of_job, flight.work.deadline_s)
-        if run_of_job in self._cancelled:
+        if flight.verdict is not None:
+            self._end(flight, flight.verdict)
+        elif run_of_job in self._cancelled:
             self._end(flight, CANCELLED)
         elif deadline_s is not None and deadline_s <= now_s:
             self._end(flight, EXPIRED)
@@ -294,15 +301,11 @@ class StageState:
         flight.phase = Phase.ENDING
         self._commands.append(End(flight.ticket, flight.work, ending))
 
-    def _on_failed(self, ticket: Ticket, fault: Fault, now_s: float) -> None:
-        # Every fate ends in the dead-letter topic here: holds are sat out inside the engine, and
-        # nothing is tried later until retry topics have readers.
-        flight = self.flights.get(ticket)
-        if flight is None or flight.phase not in (Phase.RUNNING, Phase.ENDING):
+    def _on_not_ended(self, ticket: Ticket, fault: Fault, now_s: float) -> None:
+        flight = self._flight(ticket, Phase.ENDING)
+        if flight is None:
             return
-        if flight.phase is Phase.RUNNING:
-            self._dead_letter(flight, fault)
-        elif flight.fault is None:
+        if flight.fault is None:
             self._dead_letter(flight, replace(fault, ends_job=False))
         else:  # it is dead-lettered already, and its run cannot be ended: the evidence stands
             self._finish(flight, now_s)
@@ -345,16 +348,21 @@ class StageState:
         self._dirty.add(ticket.partition)
         if self._window.leave(ticket.partition) and not (self._is_paused or self.is_draining):
             self._commands.append(Resume((ticket.partition,)))
-        run_of_job = flight.run_of_job
-        if run_of_job is None or self._working.get(run_of_job) != ticket:
+        self._let_next_copy(flight.run_of_job, now_s)
+
+    def _let_next_copy(self, run_of_job: RunOfJob | None, now_s: float) -> None:
+        """Once the flight that worked on this run is over, the next of the waiting copies begins."""
+        if run_of_job is None:
             return
-        del self._working[run_of_job]
-        if waiting := self._behind.pop(run_of_job, None):
-            following = self.flights[waiting.popleft()]
-            self._working[run_of_job] = following.ticket
+        waiting = [each for each in self._behind.pop(run_of_job, ()) if each in self.flights]
+        if self._working.get(run_of_job) not in self.flights:
+            self._working.pop(run_of_job, None)
             if waiting:
-                self._behind[run_of_job] = waiting
-            self._admit(following, run_of_job, now_s)
+                following = self.flights[waiting.pop(0)]
+                self._working[run_of_job] = following.ticket
+                self._admit(following, now_s)
+        if waiting:
+            self._behind[run_of_job] = waiting
 
     def _on_cancelled(self, run_of_job: RunOfJob) -> None:
         self._cancelled.add(run_of_job)
@@ -449,5 +457,5 @@ class StageState:
             return
         partitions = tuple(self.trackers)
         self._commit(partitions, must_finish=True)
-        self._forget(partitions)
+        self._forget(partitions, now_s)
         self.stopped = True

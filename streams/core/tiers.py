@@ -18,7 +18,7 @@ Test vectors: ``schemas/vectors/partitions.json``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 DEFAULT_TIERS = ("enterprise", "pro", "free")
 
@@ -75,3 +75,21 @@ def partition_of_job(
     return tenant_partitions(tier, tenant_id, num_partitions, tiers)[
         stable_hash(f"job:{job_id}") % 2
     ]
+
+
+def tier_of(
+    tenant_id: str, wished: str | None, tenants: Mapping[str, str] | None, default_tier: str
+) -> str | None:
+    """The tier of a tenant: by the table where there is one, else as wished, else the default.
+
+    None: the table is closed and does not list the tenant. A record carries no credential, so
+    what it wishes counts only where every tenant is welcome.
+
+    >>> tier_of("acme", "free", {"acme": "pro"}, "free"), tier_of("who", None, {"acme": "pro"}, "x")
+    ('pro', None)
+    >>> tier_of("acme", "enterprise", None, "free"), tier_of("acme", None, None, "free")
+    ('enterprise', 'free')
+    """
+    if tenants is not None:
+        return tenants.get(tenant_id)
+    return wished or default_tier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from streams.settings import Settings
@@ -10,7 +11,11 @@ ClientConfig = dict[str, Any]
 
 
 def _shared(settings: Settings, client_id: str) -> ClientConfig:
-    return {"bootstrap.servers": settings.bootstrap, "client.id": client_id}
+    return {
+        "bootstrap.servers": settings.bootstrap,
+        "client.id": client_id,
+        "logger": logging.getLogger("rdkafka"),  # served by poll, so on the owner's thread
+    }
 
 
 def consumer_config(settings: Settings, group: str, client_id: str) -> ClientConfig:
@@ -45,26 +50,34 @@ def consumer_config(settings: Settings, group: str, client_id: str) -> ClientCon
 
 def controls_config(settings: Settings, client_id: str) -> ClientConfig:
     """A reader of whole topics: assigned by hand, member of no group, commits nothing."""
-    return _shared(settings, client_id) | {
-        "group.id": f"{client_id}.controls",  # librdkafka wants a name; nobody ever joins it
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "enable.partition.eof": True,
-        "auto.offset.reset": "earliest",
-        "queued.min.messages": 100,
-        "queued.max.messages.kbytes": 256,
-        "fetch.message.max.bytes": 256 * 1024,
-    } | settings.kafka_extra
+    return (
+        _shared(settings, client_id)
+        | {
+            "group.id": f"{client_id}.controls",  # librdkafka wants a name; nobody ever joins it
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "queued.min.messages": 100,
+            "queued.max.messages.kbytes": 256,
+            "fetch.message.max.bytes": 256 * 1024,
+        }
+        | settings.kafka_extra
+    )
 
 
 def producer_config(settings: Settings, client_id: str) -> ClientConfig:
     """A producer whose acknowledgement means: on every in-sync replica, once, in order."""
-    return _shared(settings, client_id) | {
-        "enable.idempotence": True,
-        "acks": "all",
-        "linger.ms": 2,
-        "delivery.timeout.ms": settings.delivery_timeout_ms,
-        "message.max.bytes": 256 * 1024,
-        "queue.buffering.max.kbytes": 16 * 1024,
-        "compression.type": "lz4",
-    } | settings.kafka_extra
+    return (
+        _shared(settings, client_id)
+        | {
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 2,
+            "delivery.timeout.ms": settings.delivery_timeout_ms,
+            "message.max.bytes": 256 * 1024,
+            "queue.buffering.max.kbytes": 16 * 1024,
+            "compression.type": "lz4",
+        }
+        | settings.kafka_extra
+    )

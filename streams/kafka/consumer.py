@@ -17,6 +17,8 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
+)
+from confluent_kafka import (
     TopicPartition as KafkaPartition,
 )
 
@@ -205,6 +207,4 @@ def _task(message: Message) -> Task:
     key: Any = message.key()
     value: Any = message.value()
     headers: Any = message.headers() or ()
-    return Task(
-        None, partition, value, topic, offset, key, tuple(headers), message.timestamp()[1]
-    )
+    return Task(None, partition, value, topic, offset, key, tuple(headers), message.timestamp()[1])

@@ -14,6 +14,8 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
+)
+from confluent_kafka import (
     TopicPartition as KafkaPartition,
 )
 

@@ -15,6 +15,8 @@ from streams.runner import Dispatch
 
 log = logging.getLogger(__name__)
 
+DeliveryCallback = Callable[[KafkaError | None, Message | None], None]
+
 _CLOSE_S = 10.0
 _PERMANENT = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD}
 
@@ -62,7 +64,7 @@ class KafkaSink:
         except KafkaException as error:
             log.warning("announcement not sent", extra={"error": str(error)})
 
-    def _send(self, output: Output, callback: Callable[[KafkaError | None, Message | None], None]) -> None:
+    def _send(self, output: Output, callback: DeliveryCallback) -> None:
         while True:
             try:
                 self._producer.produce(

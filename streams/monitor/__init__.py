@@ -1,0 +1,1 @@
+"""Who notices: metrics, health, logs."""

@@ -16,8 +16,10 @@ def configure_logs(**context: object) -> None:
     Fields given as `extra` become keys. Prompt text must never be logged.
     """
 
-    def add_context(_logger: object, _name: str, event: structlog.types.EventDict) -> object:
-        return context | event
+    def add_context(
+        _logger: object, _name: str, event: structlog.types.EventDict
+    ) -> structlog.types.EventDict:
+        return {**context, **event}
 
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
@@ -26,7 +28,7 @@ def configure_logs(**context: object) -> None:
             structlog.stdlib.ExtraAdder(),
             structlog.processors.TimeStamper(fmt="iso"),
             add_context,
-        ],  # type: ignore[list-item]
+        ],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,

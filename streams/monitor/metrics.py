@@ -1,0 +1,206 @@
+"""What a worker measures about itself. `METRICS` is the one table of names, kinds and labels.
+
+Every series carries the label `stage`; no label ever holds a job, a tenant or anything else that
+grows with the load. `process_*` (memory, CPU time, open files) comes with them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from streams import topology
+
+# A second series for each counter, with the time of its first use, doubles the page for nobody.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric as it is exported. `labels` come after `stage`; `buckets` are a histogram's."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+METRICS = (
+    Metric("reel_records_in_total", "counter", "Records delivered.", ("topic",)),
+    Metric("reel_records_out_total", "counter", "Records produced.", ("topic",)),
+    Metric("reel_dead_letters_total", "counter", "Records dead-lettered.", ("reason_code",)),
+    Metric("reel_batch_records", "histogram", "Records in a started batch.",
+           buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)),
+    Metric("reel_stage_seconds", "histogram", "Time in the engine, per batch.",
+           buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)),
+    Metric("reel_in_flight_records", "gauge", "Records delivered and not finished."),
+    Metric("reel_waiting_records", "gauge", "Records in flight that wait for a batch."),
+    Metric("reel_commit_lag_records", "gauge", "Delivered and not committed.", ("partition",)),
+    Metric("reel_commits_total", "counter", "Commits answered: ok or failed.", ("result",)),
+    Metric("reel_rebalances_total", "counter", "Callbacks: assigned, revoked, lost.", ("kind",)),
+    Metric("reel_stalled_partitions", "gauge", "Partitions whose next offset is gone."),
+    Metric("reel_holds_total", "counter", "Waits for a sick host, store or broker.", ("cause",)),
+    Metric("reel_build_info", "gauge", "Always 1.", ("version", "python_version")),
+)  # fmt: skip
+
+_MAX_CODES = 64  # values of one label that come from error codes; what is beyond is "other"
+
+
+class WorkerMetrics:
+    """The metrics of one worker, in a registry of its own. Methods cost about a microsecond.
+
+    Thread-safe, but for `commit_lag`, `stalled` and `forget_partition`, which are the loop's.
+    `stage` is the name of a stage of the topology.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._stage = stage
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self._records_in = _Counts(counter("reel_records_in_total"), stage)
+        self._records_out = _Counts(counter("reel_records_out_total"), stage)
+        self._dead_letters = _Counts(counter("reel_dead_letters_total"), stage)
+        self._commits = _Counts(counter("reel_commits_total"), stage)
+        self._rebalances = _Counts(counter("reel_rebalances_total"), stage)
+        self._holds = _Counts(counter("reel_holds_total"), stage)
+        self._batch = histogram("reel_batch_records").labels(stage)
+        self._stage_seconds = histogram("reel_stage_seconds").labels(stage)
+        self._in_flight = gauge("reel_in_flight_records").labels(stage)
+        self._waiting = gauge("reel_waiting_records").labels(stage)
+        self._commit_lag = gauge("reel_commit_lag_records")
+        self._num_stalled = gauge("reel_stalled_partitions").labels(stage)
+        self._lags: dict[int, Gauge] = {}
+        self._stalled: set[int] = set()
+        # Zero from the start, or else a rate would not see the first occurrence.
+        spec = topology.stage(stage)
+        self._records_in.touch(spec.reads)
+        if spec.writes is not None:
+            self._records_out.touch(spec.writes)
+        for result in (True, False):
+            self._commits.touch(_result(result))
+        for kind in ("assigned", "revoked", "lost"):
+            self._rebalances.touch(kind)
+        gauge("reel_build_info").labels(stage, _our_version(), platform.python_version()).set(1)
+
+    def records_in(self, topic: str) -> None:
+        """A record of this topic was delivered."""
+        self._records_in.count(topic)
+
+    def records_out(self, topic: str) -> None:
+        """A record was handed to the producer for this topic."""
+        self._records_out.count(topic)
+
+    def dead_letters(self, reason_code: str) -> None:
+        """A record was given up as a dead letter."""
+        self._dead_letters.count(reason_code)
+
+    def batch_started(self, num_records: int) -> None:
+        """The engine was given a batch."""
+        self._batch.observe(num_records)
+
+    def stage_seconds(self, seconds: float) -> None:
+        """The engine was busy with a batch for so long."""
+        self._stage_seconds.observe(seconds)
+
+    def in_flight(self, num_records: int) -> None:
+        """So many records are delivered and not finished."""
+        self._in_flight.set(num_records)
+
+    def waiting(self, num_records: int) -> None:
+        """So many of them wait for a batch."""
+        self._waiting.set(num_records)
+
+    def commit_lag(self, partition: int, num_records: int) -> None:
+        """So many offsets of this partition are delivered and not committed."""
+        gauge = self._lags.get(partition)
+        if gauge is None:
+            gauge = self._lags[partition] = self._commit_lag.labels(self._stage, partition)
+        gauge.set(num_records)
+
+    def committed(self, is_ok: bool) -> None:
+        """A commit was answered."""
+        self._commits.count(_result(is_ok))
+
+    def rebalances(self, kind: str) -> None:
+        """Partitions were `assigned`, `revoked` or `lost`."""
+        self._rebalances.count(kind)
+
+    def stalled(self, partition: int) -> None:
+        """This partition cannot be read on; until it is forgotten."""
+        self._stalled.add(partition)
+        self._num_stalled.set(len(self._stalled))
+
+    def forget_partition(self, partition: int) -> None:
+        """This partition is another worker's now: its series end here."""
+        if self._lags.pop(partition, None) is not None:
+            self._commit_lag.remove(self._stage, partition)
+        self._stalled.discard(partition)
+        self._num_stalled.set(len(self._stalled))
+
+    def held(self, cause: str) -> None:
+        """Work waits for a sick host; `cause` is a reason code."""
+        self._holds.count(cause)
+
+    def _counter(self, name: str) -> Counter:
+        spec = _spec(name, "counter")
+        return Counter(name, spec.help, ("stage", *spec.labels), registry=self.registry)
+
+    def _gauge(self, name: str) -> Gauge:
+        spec = _spec(name, "gauge")
+        return Gauge(name, spec.help, ("stage", *spec.labels), registry=self.registry)
+
+    def _histogram(self, name: str) -> Histogram:
+        spec, registry = _spec(name, "histogram"), self.registry
+        labels = ("stage", *spec.labels)
+        return Histogram(name, spec.help, labels, registry=registry, buckets=spec.buckets)
+
+
+class _Counts:
+    """A counter by one more label, whose `labels()` look-up is paid for once a value."""
+
+    def __init__(self, counter: Counter, stage: str) -> None:
+        self._counter, self._stage = counter, stage
+        self._inc: dict[str, Callable[[], None]] = {}
+
+    def count(self, value: str) -> None:
+        inc = self._inc.get(value)
+        if inc is None:
+            inc = self.touch(value)
+        inc()
+
+    def touch(self, value: str) -> Callable[[], None]:
+        if value not in self._inc and len(self._inc) >= _MAX_CODES:
+            value = "other"
+        inc: Callable[[], None] = self._counter.labels(self._stage, value).inc
+        return self._inc.setdefault(value, inc)
+
+
+def _spec(name: str, kind: str) -> Metric:
+    spec = next(each for each in METRICS if each.name == name)
+    assert spec.kind == kind
+    return spec
+
+
+def _result(is_ok: bool) -> str:
+    return "ok" if is_ok else "failed"
+
+
+def _our_version() -> str:
+    try:
+        return version("reelstream")
+    except PackageNotFoundError:  # run from a checkout
+        return "unknown"
