@@ -10,7 +10,7 @@ PREFIX = "reel-dlt-"
 
 
 def dead_letter(stage: Stage, task: Task, fault: Fault, worker: str) -> Output:
-    """The dead letter of a task: same partition, key, bytes and headers, `reel-dlt-*` headers added.
+    """The dead letter of a task: same partition, key, bytes, headers; `reel-dlt-*` headers added.
 
     The headers are text: stage, topic, partition, offset, timestamp-ms, reason-code, message (which
     never holds prompt text) and worker.

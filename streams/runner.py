@@ -1,6 +1,6 @@
 """The one loop of every stage: poll, decide, perform.
 
-    records, rebalances, acknowledgements, completions, controls  ->  StageState.handle  ->  commands
+    records, rebalances, acknowledgements, completions, controls -> StageState.handle -> commands
 
 A record's offset is finished when the record for the next stage is acknowledged by the brokers;
 the lowest unfinished offset of each partition is what gets committed, here by `Commit` and nowhere

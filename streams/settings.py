@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         24 * 3600.0,
         gt=0,
         allow_inf_nan=False,
-        description="Deadline of a request that names none, from creation.",
+        description="Longest deadline, from creation; also of a request that names none.",
     )
 
     # The worker

@@ -181,15 +181,13 @@ class MicroBatchEngine:
             except _Abandoned:
                 return None
             except SickHost as error:
-                self._held(error.reason_code)
-                log.warning("holding", extra={"error": str(error), "next_try_s": wait_s})
+                self._hold(error, wait_s)
             except FatalError:
                 raise
             except Exception as error:  # the record's work failed: by its type it has a fate
                 _log_failure(error)
                 self._answer(Failed(ticket, fault_of(error)))
                 return None
-            self._stopping.wait(wait_s)
             wait_s = min(2 * wait_s, _HOLD_LONGEST_S)
 
     def _answer(self, event: Emitted | Ended | Failed) -> None:
@@ -222,8 +220,7 @@ class MicroBatchEngine:
         error: Exception | None = None
         results: Sequence[Any] = ()
         try:
-            inputs = [prepared.inputs for _, prepared in rows]
-            results = self._fenced.work.compute(inputs, self._reporter(rows))
+            results = self._patiently(rows)
         except _Abandoned:
             return
         except (FatalError, SettingsError):
@@ -246,6 +243,24 @@ class MicroBatchEngine:
                 self._answer(Failed(ticket, fault_of(result)))
             else:
                 self._submit(self._complete, ticket, prepared, result, timing)
+
+    def _patiently(self, rows: list[tuple[Ticket, Prepared]]) -> Sequence[Any]:
+        """The batch's results; a sick host is waited for while somebody waits for them."""
+        inputs = [prepared.inputs for _, prepared in rows]
+        report, wait_s = self._reporter(rows), _HOLD_FIRST_S
+        while True:
+            try:
+                return self._fenced.work.compute(inputs, report)
+            except SickHost as error:
+                self._hold(error, wait_s)
+            wait_s = min(2 * wait_s, _HOLD_LONGEST_S)
+            if not any(ticket in self._live for ticket, _ in rows):
+                raise _Abandoned
+
+    def _hold(self, error: SickHost, wait_s: float) -> None:
+        self._held(error.reason_code)
+        log.warning("holding", extra={"error": str(error), "next_try_s": wait_s})
+        self._stopping.wait(wait_s)
 
     def _bisect(self, rows: list[tuple[Ticket, Prepared]], error: Exception) -> None:
         if len(rows) == 1:

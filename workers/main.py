@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +36,9 @@ from streams.settings import Settings, read_settings
 from streams.topology import Stage, worker_stages
 from workers.engine import MicroBatchEngine
 from workers.fenced import FencedWork
+from workers.prompt.admit import AdmissionRules
 from workers.stage_work import StageWork
+from workers.torch_device import DeviceSettings
 
 log = logging.getLogger("worker")
 
@@ -45,7 +48,28 @@ BuildWork = Callable[[Stage, Settings, BlobStore], StageWork]
 
 def build_work(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
     """The stage's own work; torch is imported only when it loads."""
-    raise NotImplementedError
+    if stage.name == "finisher":
+        from workers.finisher.work import FinisherWork
+
+        return FinisherWork(store)
+    if settings.model is None:
+        raise SettingsError("no model: set REEL_MODEL to a WanPipeline folder")
+    device = DeviceSettings(settings.device, settings.dtype, settings.torch_threads)
+    match stage.name:
+        case "prompt":
+            from workers.prompt.work import PromptWork
+
+            return PromptWork(settings.model, device, store, _rules(settings))
+        case "sampler":
+            from workers.sampler.work import SamplerWork
+
+            return SamplerWork(settings.model, device, store)
+        case "decoder":
+            from workers.decoder.work import DecoderWork
+
+            return DecoderWork(settings.model, device, store)
+        case name:
+            raise AssertionError(f"stage {name} has no work")
 
 
 def main(arguments: list[str], build: BuildWork = build_work) -> int:
@@ -63,7 +87,12 @@ def main(arguments: list[str], build: BuildWork = build_work) -> int:
         print(f"{stage.name}: {error}", file=sys.stderr)
         return 2
     except PipelineError as error:
-        log.error("worker ends", extra={"reason": error.reason_code, "error": str(error)})
+        # Of a foreign error only where it came from: its message may quote a prompt.
+        frames = traceback.extract_tb((error.__cause__ or error).__traceback__)[-5:]
+        where = [f"{frame.filename}:{frame.lineno}" for frame in frames]
+        log.error(
+            "worker ends", extra={"reason": error.reason_code, "error": str(error), "where": where}
+        )
         return 1
     return 0
 
@@ -110,7 +139,9 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
         settings = self.settings
-        health = Health(self.metrics.registry, settings.metrics_host, settings.metrics_port)
+        health = Health(
+            self.metrics.registry, settings.metrics_host, settings.metrics_port, clock=self.clock
+        )
         health.missing.update({"model loaded", "controls read", "assigned"})
         health.start()
         log.info("listening", extra={"metrics_port": health.port})
@@ -184,6 +215,12 @@ class Worker:
         return partition_of_job(
             tier, tenant_id, request.job_id, settings.partitions, settings.tiers
         )
+
+
+def _rules(settings: Settings) -> AdmissionRules:
+    return AdmissionRules(
+        settings.tiers, settings.default_tier, settings.tenants, settings.deadline_s
+    )
 
 
 def _schema_ids(settings: Settings) -> SchemaIds | None:

@@ -351,7 +351,7 @@ class StageState:
         self._let_next_copy(flight.run_of_job, now_s)
 
     def _let_next_copy(self, run_of_job: RunOfJob | None, now_s: float) -> None:
-        """Once the flight that worked on this run is over, the next of the waiting copies begins."""
+        """Once the flight that worked on this run is over, the next waiting copy begins."""
         if run_of_job is None:
             return
         waiting = [each for each in self._behind.pop(run_of_job, ()) if each in self.flights]

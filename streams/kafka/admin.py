@@ -7,6 +7,7 @@ partition count, a cleanup policy) is an error that says what to do, and then no
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,12 +18,14 @@ from streams.errors import SettingsError, SickHost
 from streams.kafka.api_versions import group_protocol_supported
 from streams.kafka.cluster import (
     ANSWER_S,
+    PAUSE_S,
     Cluster,
     FoundTopic,
     admin_config,
     error_of,
     raise_refused,
     raise_unfit,
+    will_pass,
 )
 from streams.settings import Settings
 from streams.topology import Stage, Topic
@@ -43,6 +46,8 @@ REDRIVE_WINDOW_MS = 3 * topology.DAY_MS
 
 SETTABLE = ("retention.ms", "max.message.bytes")
 """What `apply_topics` may change on a topic that exists: nothing of a record's place or order."""
+
+_COORDINATOR_S = 30.0  # the first question about offsets makes a new cluster create their topic
 
 # What a commit from outside meets while a group has members.
 _IN_USE = {
@@ -282,13 +287,10 @@ def _outsider(settings: Settings, group: str) -> Consumer:
 def _moves(
     consumer: Consumer, group: str, partitions: list[TopicPartition]
 ) -> Iterator[tuple[TopicPartition, Change]]:
-    for place in consumer.committed(partitions, timeout=ANSWER_S):
+    for place in consumer.committed(partitions, timeout=_COORDINATOR_S):
         _raise_if(place.error)
         name, number, is_ = place.topic, place.partition, place.offset
-        bounds = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=ANSWER_S)
-        if bounds is None:
-            raise SickHost(f"the leader of {name}[{number}] does not answer")
-        start, end = bounds
+        start, end = _bounds(consumer, name, number)
         if is_ == OFFSET_INVALID:
             why = "had no committed offset"
         elif is_ < start:
@@ -299,6 +301,22 @@ def _moves(
             continue
         text = f"group {group}: {name}[{number}] begins at {start}, {why}"
         yield TopicPartition(name, number, start), Change(name, text)
+
+
+def _bounds(consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
+    """The log's start and end; a leader that was chosen just now may need a moment."""
+    give_up_s = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            bounds = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=ANSWER_S)
+        except KafkaException as fault:
+            if not will_pass(error_of(fault)) or time.monotonic() > give_up_s:
+                raise
+            time.sleep(PAUSE_S)
+            continue
+        if bounds is None:
+            raise SickHost(f"the leader of {topic}[{number}] does not answer")
+        return bounds
 
 
 def _raise_if(error: KafkaError | None) -> None:

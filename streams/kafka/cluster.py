@@ -32,7 +32,7 @@ from streams.topology import Topic
 
 ANSWER_S = 10.0  # one question to the brokers
 _VISIBLE_S = 30.0  # from creation until every partition has a leader
-_PAUSE_S = 0.1
+PAUSE_S = 0.1
 _NO_CONNECTION_S = 5.0  # how long the first contact may take
 
 # Anything else that a broker answers is about what we asked for, not about its health.
@@ -55,6 +55,7 @@ _NOT_ALLOWED = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
 _CANNOT_TELL = _NOT_ALLOWED | {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,  # created a moment ago, and this broker has not heard yet
     KafkaError.UNSUPPORTED_VERSION,
     KafkaError._UNSUPPORTED_FEATURE,
 }
@@ -83,6 +84,11 @@ def admin_config(settings: Settings, client_id: str) -> ClientConfig:
 def error_of(fault: KafkaException) -> KafkaError:
     """The error inside."""
     return cast(KafkaError, fault.args[0])
+
+
+def will_pass(error: KafkaError) -> bool:
+    """Whether a broker is only not so far yet: ask again."""
+    return error.code() in _HOST_FAULTS | {KafkaError.UNKNOWN_TOPIC_OR_PART}
 
 
 def raise_refused(what: str, error: KafkaError, settings: Settings) -> NoReturn:
@@ -161,7 +167,7 @@ class Cluster:
                 return found
             if time.monotonic() > give_up_s:
                 raise SickHost(f"topic {late[0]} has no leader {_VISIBLE_S:.0f} s after creation")
-            time.sleep(_PAUSE_S)
+            time.sleep(PAUSE_S)
 
     def create(self, topics: Sequence[Topic]) -> list[str]:
         """Create these, return the names of those created; another may have been faster."""
@@ -191,7 +197,7 @@ class Cluster:
         return created
 
     def set_config(self, topic: str, values: Mapping[str, str]) -> None:
-        """Set these settings of a topic, leave its others alone; returns when they are told back."""
+        """Set these settings of a topic, leave its others alone; return when they hold."""
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
             for key, value in values.items()
@@ -205,10 +211,12 @@ class Cluster:
                 raise_refused(f"topic {topic}", error_of(fault), self._settings)
         # The controller has answered; the brokers learn of it a moment later.
         give_up_s = time.monotonic() + _VISIBLE_S
-        while not values.items() <= self._describe(ResourceType.TOPIC, [topic])[topic].items():
-            if time.monotonic() > give_up_s:
-                raise SickHost(f"topic {topic}: the brokers do not take over {dict(values)}")
-            time.sleep(_PAUSE_S)
+        while time.monotonic() < give_up_s:
+            told = self._describe(ResourceType.TOPIC, [topic]).get(topic, {})
+            if values.items() <= told.items():
+                return
+            time.sleep(PAUSE_S)
+        raise SickHost(f"topic {topic}: the brokers do not take over {dict(values)}")
 
     def offsets_retention_min(self) -> int | None:
         """How long the brokers keep an idle group's offsets; None: they don't tell."""

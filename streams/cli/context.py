@@ -1,0 +1,70 @@
+"""Which pipeline a command talks to, and the client for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streams.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from streams.blobs.base import BlobStore
+    from streams.client import Client
+
+
+def client_settings() -> Settings:
+    """Where REEL_BOOTSTRAP says; else the local stack of REEL_HOME, if one runs; else defaults."""
+    from streams.local.stack_file import running_stack
+
+    settings = read_settings()
+    if "bootstrap" in settings.model_fields_set:
+        return settings
+    stack = running_stack(settings.home)
+    if stack is None:
+        return settings
+    found: dict[str, object] = {
+        "bootstrap": stack.bootstrap,
+        "group_protocol": stack.group_protocol,
+        "partitions": stack.num_partitions,
+        "replication_factor": stack.replication_factor,
+    }
+    if not settings.blobs:
+        found["blobs"] = stack.blobs
+    return settings.model_copy(update=found)
+
+
+def make_client(settings: Settings, blobs: BlobStore | None = None) -> Client:
+    """The client of that pipeline."""
+    from schemas.codec import Codec
+    from streams.cli.terminal import quiet_libraries
+    from streams.client import Client
+
+    quiet_libraries()
+    codec = Codec()
+    if settings.schema_registry_url is not None:
+        from streams.kafka.registry import RegistrySchemaIds
+
+        codec = Codec(RegistrySchemaIds(settings.schema_registry_url))
+    return Client(
+        settings.bootstrap,
+        blobs,
+        tiers=settings.tiers,
+        default_tier=settings.default_tier,
+        tenants=settings.tenants,
+        kafka_extra=settings.kafka_extra,
+        codec=codec,
+    )
+
+
+def make_store(settings: Settings) -> BlobStore:
+    """The object store of that pipeline."""
+    from streams.blobs.base import open_store
+
+    return open_store(
+        settings.blobs_uri,
+        endpoint=settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key,
+        region=settings.s3_region,
+        connect_timeout_s=settings.store_connect_ms / 1000,
+        read_timeout_s=settings.store_read_ms / 1000,
+    )

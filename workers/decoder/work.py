@@ -1,0 +1,158 @@
+"""The decoder's work: latents to frames, stored in chunks while the next are being decoded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.records import BlobRef, FrameChunk, FramesDecoded, Job, Record, StageTiming
+from streams.blobs import tensors
+from streams.blobs.base import BlobStore
+from streams.blobs.fences import blob_prefix
+from streams.engine import Task
+from streams.errors import InvalidRecord
+from workers.model_check import require_model
+from workers.models.card import read_card
+from workers.stage_work import Report
+from workers.torch_device import DeviceSettings, open_device
+
+if TYPE_CHECKING:
+    from workers.decoder.wan_vae import WanVae
+
+MAX_LATENTS_BYTES = 1024 * 1024 * 1024
+MAX_UPLOADS = 2  # chunks in memory besides the one being decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """A job with its latents, (C, T, H, W) float32, normalised."""
+
+    job: Job
+    latents: npt.NDArray[Any]
+
+
+class DecoderWork:
+    """Implements `StageWork` for the decoder."""
+
+    stage = "decoder"
+
+    def __init__(
+        self,
+        model_dir: Path,
+        device: DeviceSettings,
+        store: BlobStore,
+        latent_frames_per_chunk: int = 4,
+    ) -> None:
+        self._model_dir, self._device_settings, self._store = model_dir, device, store
+        self._card = read_card(model_dir)
+        self._latent_frames_per_chunk = latent_frames_per_chunk
+        self._vae: WanVae | None = None
+
+    def load(self) -> None:
+        """Load the VAE."""
+        device, dtype = open_device(self._device_settings)
+        from workers.decoder.wan_vae import WanVae
+
+        self._vae = WanVae(self._model_dir, device, dtype)
+
+    def batch_key(self, task: Task) -> Hashable:
+        """One shape; rows of a batch are decoded one after the other."""
+        job = task.record.job
+        require_model(job, self._card)
+        return job.num_frames, job.height_px, job.width_px
+
+    def begin(self, task: Task) -> None:
+        """Nothing."""
+
+    def fetch(self, task: Task) -> Latents:
+        """The job's latents, checked."""
+        record, vae = task.record, self._vae
+        assert vae is not None, "loaded before anything is fetched"
+        job = record.job
+        if record.layout != "CTHW" or not record.is_normalised:
+            raise InvalidRecord(
+                f"latents laid out as {record.layout[:16]}, normalised: {record.is_normalised}",
+                reason_code="unknown_layout",
+            )
+        shape = (
+            vae.num_channels,
+            (job.num_frames - 1) // self._card.frame_stride + 1,
+            job.height_px // vae.scale_spatial,
+            job.width_px // vae.scale_spatial,
+        )
+        data = self._store.read(record.latents, MAX_LATENTS_BYTES)
+        return Latents(job, tensors.load(data, {"latents": (np.float32, shape)})["latents"])
+
+    def compute(self, batch: Sequence[Latents], report: Report) -> Sequence[Any]:
+        """Decode and store; each result is a tuple of FrameChunk, in order.
+
+        Chunks are uploaded here, beside the decoding, so that no clip is held whole: an upload
+        that fails raises its own error.
+        """
+        import torch
+
+        total = sum(row.latents.shape[1] for row in batch)
+        done = 0
+        results = []
+        with torch.inference_mode(), ThreadPoolExecutor(1, "chunks") as uploads:
+            for row in batch:
+
+                def step() -> None:
+                    nonlocal done
+                    done += 1
+                    report(done, total)
+
+                results.append(self._decode(row, uploads, step))
+        return results
+
+    def _decode(
+        self, row: Latents, uploads: ThreadPoolExecutor, step: Any
+    ) -> tuple[FrameChunk, ...]:
+        job = row.job
+        prefix = blob_prefix(job.tenant_id, job.job_id, job.run, self.stage)
+        under_way: deque[tuple[Future[BlobRef], int, int]] = deque()
+        chunks: list[FrameChunk] = []
+
+        def settle() -> None:
+            future, first_frame, num_frames = under_way.popleft()
+            chunks.append(FrameChunk(future.result(), first_frame, num_frames))
+
+        first_frame = 0
+        for frames in self._windows(row, step):
+            if len(under_way) == MAX_UPLOADS:
+                settle()
+            under_way.append((uploads.submit(self._put, prefix, frames), first_frame, len(frames)))
+            first_frame += len(frames)
+        while under_way:
+            settle()
+        return tuple(chunks)
+
+    def _windows(self, row: Latents, step: Any) -> Iterator[npt.NDArray[Any]]:
+        """Frames in windows of so many latent frames."""
+        import torch
+
+        assert self._vae is not None
+        window: list[npt.NDArray[Any]] = []
+        for frames in self._vae.frames(torch.from_numpy(row.latents)):
+            window.append(frames)
+            step()
+            if len(window) == self._latent_frames_per_chunk:
+                yield np.concatenate(window)
+                window = []
+        if window:
+            yield np.concatenate(window)
+
+    def _put(self, prefix: str, frames: npt.NDArray[Any]) -> BlobRef:
+        return self._store.put(prefix, [tensors.dump({"frames": frames})], tensors.MEDIA_TYPE)
+
+    def store(self, task: Task, result: tuple[FrameChunk, ...], timing: StageTiming) -> Record:
+        """The FramesDecoded that names the chunks, which are stored already."""
+        record = task.record
+        return FramesDecoded(record.job, result, (*record.timings, timing))

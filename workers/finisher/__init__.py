@@ -1,0 +1,1 @@
+"""The finisher stage: frames to an MP4 and a thumbnail."""

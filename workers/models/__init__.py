@@ -1,0 +1,1 @@
+"""Model folders: what they say of themselves, and a tiny one."""

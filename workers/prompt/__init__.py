@@ -1,0 +1,1 @@
+"""The prompt stage: admit, clean, encode."""

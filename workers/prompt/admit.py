@@ -1,0 +1,161 @@
+"""A request becomes a job, or is rejected with a reason: pure, and the same at every delivery."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from schemas.records import GenerationRequest, Job
+from streams.core.tiers import tier_of
+from streams.errors import Rejected
+from workers.models.card import ModelCard
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """What a deployment allows, beside the model's own limits. `tenants` None: all are welcome."""
+
+    tiers: tuple[str, ...]
+    default_tier: str
+    tenants: Mapping[str, str] | None
+    deadline_s: float
+    max_prompt_chars: int = 2000
+    max_guidance_scale: float = 50.0
+    max_fps: int = 120
+
+
+def admit(
+    request: GenerationRequest, partition: int, card: ModelCard, rules: AdmissionRules
+) -> Job:
+    """The job of a request, defaults filled in. Depends on nothing but its arguments.
+
+    Raises:
+        Rejected: a value is out of bounds; the reason code says which.
+    """
+    job = Job(
+        job_id=request.job_id,
+        run=request.run,
+        tenant_id=request.tenant_id,
+        tier=_tier(request, rules),
+        partition=partition,
+        model=card.name if request.model is None else request.model,
+        model_version=card.version,
+        num_frames=_or(request.num_frames, card.num_frames),
+        width_px=_or(request.width_px, card.width_px),
+        height_px=_or(request.height_px, card.height_px),
+        fps=_or(request.fps, card.fps),
+        num_inference_steps=_or(request.num_inference_steps, card.num_inference_steps),
+        guidance_scale=(
+            card.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        ),
+        seed=seed_of(request.job_id) if request.seed is None else request.seed,
+        created_at=request.created_at,
+        deadline=_deadline(request, rules),
+    )
+    _check_text(request, rules)
+    _check_shape(job, card)
+    _check_sampling(job, card, rules)
+    return job
+
+
+def clean_prompt(text: str) -> str:
+    """The prompt in NFC, without control characters, white space folded to single spaces.
+
+    >>> clean_prompt(" a red\\x00 circle \\n moving  right ")
+    'a red circle moving right'
+    """
+    kept = "".join(
+        letter if unicodedata.category(letter)[0] != "C" or letter.isspace() else ""
+        for letter in unicodedata.normalize("NFC", text)
+    )
+    return " ".join(kept.split())
+
+
+def seed_of(job_id: str) -> int:
+    """The seed of a job that names none: the same at every delivery, 0 .. 2**63 - 1."""
+    return int.from_bytes(hashlib.sha256(f"seed:{job_id}".encode()).digest()[:8], "big") >> 1
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _tier(request: GenerationRequest, rules: AdmissionRules) -> str:
+    tier = tier_of(request.tenant_id, request.tier, rules.tenants, rules.default_tier)
+    if tier is None:
+        raise Rejected(f"no such tenant: {request.tenant_id}", reason_code="unknown_tenant")
+    if tier not in rules.tiers:
+        raise Rejected(f"no such tier: want {', '.join(rules.tiers)}", reason_code="unknown_tier")
+    return tier
+
+
+def _deadline(request: GenerationRequest, rules: AdmissionRules) -> datetime:
+    try:
+        latest = request.created_at + timedelta(seconds=rules.deadline_s)
+    except OverflowError as error:
+        raise Rejected("created_at is too far away", reason_code="invalid_created_at") from error
+    if request.deadline is not None and request.deadline > latest:
+        raise Rejected(
+            f"the deadline must be within {rules.deadline_s:g} s of created_at",
+            reason_code="deadline_too_late",
+        )
+    return request.deadline or latest
+
+
+def _check_text(request: GenerationRequest, rules: AdmissionRules) -> None:
+    longest = max(len(request.prompt), len(request.negative_prompt))
+    if longest > rules.max_prompt_chars:
+        raise Rejected(
+            f"a prompt of {longest} characters: at most {rules.max_prompt_chars}",
+            reason_code="prompt_too_long",
+        )
+
+
+def _check_shape(job: Job, card: ModelCard) -> None:
+    if job.model != card.name:
+        raise Rejected(
+            f"no model {job.model[:128]!r} here: this is {card.name}", reason_code="unknown_model"
+        )
+    unit = card.size_multiple_px
+    if min(job.width_px, job.height_px) < unit or job.width_px % unit or job.height_px % unit:
+        raise Rejected(
+            f"{job.width_px}x{job.height_px}: both sides must be multiples of {unit}",
+            reason_code="invalid_size",
+        )
+    if job.width_px * job.height_px > card.max_frame_px:
+        raise Rejected(
+            f"{job.width_px}x{job.height_px}: at most {card.max_frame_px} pixels a frame",
+            reason_code="invalid_size",
+        )
+    stride = card.frame_stride
+    if not 1 <= job.num_frames <= card.max_num_frames or (job.num_frames - 1) % stride:
+        raise Rejected(
+            f"{job.num_frames} frames: want 1 more than a multiple of {stride}, "
+            f"at most {card.max_num_frames}",
+            reason_code="invalid_num_frames",
+        )
+
+
+def _check_sampling(job: Job, card: ModelCard, rules: AdmissionRules) -> None:
+    if not 1 <= job.num_inference_steps <= card.max_num_inference_steps:
+        raise Rejected(
+            f"{job.num_inference_steps} steps: want 1 to {card.max_num_inference_steps}",
+            reason_code="invalid_steps",
+        )
+    if not (
+        math.isfinite(job.guidance_scale) and 0 <= job.guidance_scale <= rules.max_guidance_scale
+    ):
+        raise Rejected(
+            f"a guidance scale of {job.guidance_scale}: want 0 to {rules.max_guidance_scale}",
+            reason_code="invalid_guidance",
+        )
+    if not 1 <= job.fps <= rules.max_fps:
+        raise Rejected(f"{job.fps} fps: want 1 to {rules.max_fps}", reason_code="invalid_fps")
+    if not 0 <= job.seed <= MAX_SEED:
+        raise Rejected(f"a seed of {job.seed}: want 0 to {MAX_SEED}", reason_code="invalid_seed")

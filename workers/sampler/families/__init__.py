@@ -1,0 +1,1 @@
+"""What each model family does its own way."""
