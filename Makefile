@@ -1,0 +1,76 @@
+# `make help` lists what there is. Everything runs in .venv, which is made when first needed.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+PROMPT ?= a red circle moving right
+BIN := .venv/bin
+STAMP := .venv/.installed
+WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint lock clean
+
+help:
+	@echo 'make demo             one video from a prompt, on this machine:  make demo PROMPT="a red circle moving right"'
+	@echo 'make test             every test; Apache Kafka too where Java 17 and Maven are (PYTEST_ARGS="-x -k name")'
+	@echo 'make check            format, lint, types and the tests that need no server: under a minute'
+	@echo 'make format           lets ruff rewrite what check would complain of'
+	@echo 'make bench            bench-core (pure core) and bench-footprint (memory, start-up), held against their goals'
+	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
+	@echo 'make lock             resolves .ci/constraints.txt anew after a change of pyproject.toml (UPGRADE=1: newest versions)'
+	@echo 'make clean            removes .venv and caches'
+	@echo
+	@echo 'Python 3.11, 3.12 or 3.13:  make venv PYTHON=/path/to/python3'
+	@echo 'Size: torch with its CUDA libraries takes 4.7 GB in .venv, 2.5 GB of download. CPU only takes a fraction:'
+	@echo '  make venv TORCH_INDEX=URL_OF_AN_INDEX_OF_CPU_BUILDS   (hashes are checked for all but torch then)'
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml .ci/constraints.txt .ci/uv.txt .ci/install
+	@echo 'Installing into .venv (torch is large: 2.5 GB to download the first time)...'
+	@PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' .ci/install .venv all
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/reel demo "$(PROMPT)"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+check: lint
+	$(BIN)/python -m pytest -q -m "$(WITHOUT_SERVERS)" $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Both run, whether or not the first meets its goals.
+bench: $(STAMP)
+	@status=0; for each in bench-core bench-footprint; do \
+	  $(MAKE) --no-print-directory $$each || status=1; done; exit $$status
+
+bench-core: $(STAMP)
+	$(BIN)/python -m tests.bench.core
+
+bench-footprint: $(STAMP)
+	$(BIN)/python -m tests.bench.footprint
+
+# Neither file holds an address: any index that serves the same files will do.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+lock: .venv/bin/uv
+	$(COMPILE) --all-extras pyproject.toml -o .ci/constraints.txt
+	echo 'uv==0.13.9' | $(COMPILE) - -o .ci/uv.txt
+
+.venv/bin/uv:
+	@$(MAKE) --no-print-directory venv
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

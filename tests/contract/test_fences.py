@@ -1,0 +1,101 @@
+"""The fences on every store: who comes first decides, and everybody else goes on with that."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from streams.blobs.base import BlobStore
+from streams.blobs.fences import Fences, blob_prefix
+from streams.errors import InvalidRecord
+from tests.contract.places import Place
+
+JOB = ("acme", "order-7")
+
+
+@pytest.fixture
+def fences(store: BlobStore) -> Fences:
+    return Fences(store)
+
+
+def test_the_fences_lie_where_the_design_says(place: Place, fences: Fences) -> None:
+    fences.claim_request(*JOB, b"request")
+    fences.publish_result(*JOB, 1, "sampler", 1, b"pointer")
+    fences.end(*JOB, 1, b"done")
+    assert place.keys() == {
+        "acme/order-7/request",
+        "acme/order-7/1/sampler/result.1",
+        "acme/order-7/1/outcome",
+    }
+    assert blob_prefix(*JOB, 1, "sampler") == "acme/order-7/1/sampler"
+
+
+def test_a_job_belongs_to_its_first_request(place: Place, fences: Fences) -> None:
+    assert fences.claim_request(*JOB, b"first") == b"first"
+    assert fences.claim_request(*JOB, b"second") == b"first"
+    assert Fences(place.open()).claim_request(*JOB, b"third") == b"first"
+    assert fences.claim_request("acme", "order-8", b"second") == b"second"
+    assert fences.claim_request("umbrella", "order-7", b"second") == b"second"
+
+
+def test_a_run_ends_once(fences: Fences) -> None:
+    assert fences.outcome(*JOB, 1) is None
+    assert fences.end(*JOB, 1, b"completed") == b"completed"
+    assert fences.end(*JOB, 1, b"cancelled") == b"completed"
+    assert fences.outcome(*JOB, 1) == b"completed"
+
+
+def test_runs_end_apart(fences: Fences) -> None:
+    fences.end(*JOB, 1, b"failed")
+    assert fences.outcome(*JOB, 2) is None
+    assert fences.end(*JOB, 2, b"completed") == b"completed"
+    assert fences.outcome(*JOB, 1) == b"failed"
+
+
+def test_a_stage_has_one_result_per_edition(fences: Fences) -> None:
+    assert fences.result(*JOB, 1, "sampler") is None
+    assert fences.publish_result(*JOB, 1, "sampler", 1, b"owner's") == b"owner's"
+    assert fences.publish_result(*JOB, 1, "sampler", 1, b"zombie's") == b"owner's"
+    assert fences.result(*JOB, 1, "sampler") == (1, b"owner's")
+    assert fences.result(*JOB, 1, "decoder") is None
+    assert fences.result(*JOB, 2, "sampler") is None
+
+
+def test_the_newest_edition_is_the_result(fences: Fences) -> None:
+    for edition in range(1, 12):
+        body = b"%d" % edition
+        assert fences.publish_result(*JOB, 1, "sampler", edition, body) == body
+        assert fences.result(*JOB, 1, "sampler") == (edition, body)
+
+
+def test_racing_enders_agree_on_one_end(place: Place) -> None:
+    ways = [b"completed", b"cancelled", b"expired", b"failed"]
+    everyone = [Fences(place.open()) for _ in ways]
+    with ThreadPoolExecutor(len(ways)) as pool:
+        for run in range(1, 1 + place.num_races):
+            ends = set(pool.map(lambda f, way: f.end(*JOB, run, way), everyone, ways))  # noqa: B023
+            assert len(ends) == 1
+            assert {one.outcome(*JOB, run) for one in everyone} == ends
+
+
+@pytest.mark.parametrize("bad", ["", ".", "..", ".hidden", "a/b", "a b", "x" * 129, "a\0"])
+def test_names_that_could_climb_are_refused(place: Place, fences: Fences, bad: str) -> None:
+    for use in (
+        lambda: fences.claim_request(bad, "order-7", b""),
+        lambda: fences.claim_request("acme", bad, b""),
+        lambda: fences.end(bad, "order-7", 1, b""),
+        lambda: fences.outcome("acme", bad, 1),
+        lambda: fences.result("acme", "order-7", 1, bad),
+        lambda: fences.publish_result("acme", "order-7", 1, bad, 1, b""),
+        lambda: blob_prefix("acme", bad, 1, "sampler"),
+    ):
+        with pytest.raises(InvalidRecord):
+            use()
+    assert place.keys() == set()
+
+
+@pytest.mark.parametrize("run", [0, -1])
+def test_a_run_below_one_is_refused(fences: Fences, run: int) -> None:
+    with pytest.raises(InvalidRecord):
+        fences.outcome(*JOB, run)

@@ -1,0 +1,106 @@
+"""A worker without torch: the real loop, engine, fences and clients around work that does nothing.
+
+`python -m tests.echo STAGE [SECONDS]` runs one, configured like any worker; each batch takes that
+long.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from schemas.records import (
+    BlobRef,
+    CleanedPrompt,
+    FrameChunk,
+    FramesDecoded,
+    GenerationRequest,
+    Job,
+    LatentsReady,
+    Record,
+    StageTiming,
+    VideoDone,
+)
+from streams.blobs.base import BlobStore
+from streams.engine import Task
+from streams.settings import Settings
+from streams.topology import Stage
+from workers.main import BuildWork, main
+from workers.stage_work import Report
+
+
+class EchoWork:
+    """Answers each record with a well-formed record of the next stage and a blob of its own."""
+
+    def __init__(self, stage: Stage, store: BlobStore, batch_s: float) -> None:
+        self.stage, self._store, self._batch_s = stage.name, store, batch_s
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def batch_key(self, task: Task) -> Hashable:
+        """All records go together."""
+        return None
+
+    def begin(self, task: Task) -> None:
+        """No request fence: the shape of the record is all that counts here."""
+
+    def fetch(self, task: Task) -> Any:
+        """The record itself."""
+        return task.record
+
+    def compute(self, batch: Sequence[Any], report: Report) -> Sequence[Any]:
+        """One step."""
+        time.sleep(self._batch_s)
+        report(1, 1)
+        return batch
+
+    def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
+        """The next stage's record."""
+        record = task.record
+        job = _job(record, task.partition) if self.stage == "prompt" else record.job
+        prefix = f"{job.tenant_id}/{job.job_id}/{job.run}/{self.stage}"
+        blob = self._store.put(prefix, [f"{self.stage} {job.job_id}".encode()], "text/plain")
+        timings = (timing,) if self.stage == "prompt" else (*record.timings, timing)
+        return _next(self.stage, record, job, blob, timings)
+
+
+def _next(
+    stage: str, record: Any, job: Job, blob: BlobRef, timings: tuple[StageTiming, ...]
+) -> Record:
+    match stage:
+        case "prompt":
+            return CleanedPrompt(job, record.prompt, "", "unchecked", blob, 32, timings)
+        case "sampler":
+            return LatentsReady(job, blob, "CTHW", True, 1, {}, timings)
+        case "decoder":
+            return FramesDecoded(job, (FrameChunk(blob, 0, job.num_frames),), timings)
+        case _:
+            return VideoDone(
+                job.job_id, job.run, job.tenant_id, "completed", job.partition, job.created_at,
+                timings[-1].finished_at, tier=job.tier, video=blob, ended_by=stage,
+                timings=timings,
+            )  # fmt: skip
+
+
+def _job(request: GenerationRequest, partition: int) -> Job:
+    assert request.deadline is not None, "echo requests name their deadline"
+    return Job(
+        request.job_id, request.run, request.tenant_id, request.tier or "free", partition,
+        "echo", "0", 1, 16, 16, 8, 1, 1.0, 0, request.created_at, request.deadline,
+    )  # fmt: skip
+
+
+def echo(batch_s: float) -> BuildWork:
+    """Takes the place of `workers.main.build_work`."""
+
+    def build(stage: Stage, settings: Settings, store: BlobStore) -> EchoWork:
+        return EchoWork(stage, store, batch_s)
+
+    return build
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:2], echo(float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)))

@@ -1,0 +1,174 @@
+"""`reel` as a user meets it where nothing runs: help, wrong use, nobody there."""
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Protocol
+
+import pytest
+
+from streams.cli import main
+from streams.local.processes import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Ran:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Reel(Protocol):
+    def __call__(self, *words: str, **settings: str) -> Ran: ...
+
+
+@pytest.fixture
+def reel(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Reel:
+    """Runs a command in this process, at home in an empty folder."""
+    for name in [name for name in os.environ if name.startswith("REEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("REEL_HOME", str(tmp_path / "home"))
+
+    def run(*words: str, **settings: str) -> Ran:
+        for name, text in settings.items():
+            monkeypatch.setenv(name, text)
+        monkeypatch.setattr(sys, "argv", ["reel", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return Ran(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_help_names_every_command_and_comes_at_once() -> None:
+    code = "import sys; from streams.cli import main; sys.argv = ['reel', '--help']; main()"
+    before_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    took_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before_s
+    commands = "up demo submit watch get jobs subscribe topology topics models stages"
+    for command in commands.split():
+        assert f" {command} " in run.stdout
+    assert took_s < 1.0  # CPU time: what else this machine does is not our concern
+
+
+def test_the_command_line_itself_imports_nothing_heavy() -> None:
+    heavy = {"torch", "aiokafka", "confluent_kafka", "pydantic", "boto3", "asyncio"}
+    code = f"import sys, streams.cli.app; print(*({heavy!r} & sys.modules.keys()))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("submit", "Missing argument"),
+        ("dance", "No such command"),
+        ("submit ball --steps 0", "--steps"),
+        ("submit ball --size 64", "want WIDTHxHEIGHT"),
+        ("submit ball --size 0x64", "want WIDTHxHEIGHT"),
+        ("up --workers sampler", "want STAGE=N"),
+        ("up --workers painter=2", "no stage 'painter'"),
+        ("up --workers sampler=9", "sampler=9: 1 to 8 workers"),
+        ("up --brokers 3", "--brokers 3 needs --broker apache"),
+        ("up --broker apache --brokers 2", "one or three"),
+        ("up --broker embedded --bootstrap localhost:1", "give one of them"),
+        ("demo ball --broker pulsar", "pulsar"),
+        ("stages pause painter", "no stage 'painter'"),
+    ],
+)
+def test_wrong_use_is_told_on_stderr_with_exit_code_2(words: str, said: str, reel: Reel) -> None:
+    run = reel(*words.split())
+    assert (run.returncode, run.stdout) == (2, "")
+    assert said in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(reel: Reel) -> None:
+    run = reel("jobs", REEL_PARTITIONS="25")
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [
+        "reel: REEL_PARTITIONS must be a multiple of the 3 tiers",
+    ]
+
+
+@pytest.mark.parametrize("words", ["jobs", "submit ball", "watch job", "get job file", "subscribe"])
+def test_no_broker_is_one_line_with_exit_code_1(words: str, reel: Reel) -> None:
+    bootstrap = f"127.0.0.1:{free_port()}"
+    run = reel(*words.split(), REEL_BOOTSTRAP=bootstrap)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.splitlines() == [
+        f"reel: no Kafka broker answers at {bootstrap} (REEL_BOOTSTRAP);"
+        " `reel up` starts a local one"
+    ]
+
+
+def test_a_model_that_is_not_there_is_wrong_use(reel: Reel, tmp_path: Path) -> None:
+    run = reel("up", "--port", "0", "--model", str(tmp_path / "none"))
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [
+        f"reel: no model in {tmp_path / 'none'}: want a WanPipeline folder"
+    ]
+
+
+def test_the_topology_is_printed_for_pipes_as_for_people(reel: Reel) -> None:
+    run = reel("topology")
+    rows = [line.split("\t") for line in run.stdout.splitlines()]
+    assert run.returncode == 0
+    assert [row[0] for row in rows] == [
+        "stage", "prompt", "sampler", "decoder", "finisher", "subscriber",
+    ]  # fmt: skip
+    assert rows[2][1:6] == [
+        "prompts.cleaned", "reel.sampler", "latents.ready", "10s 60s 600s", "prompts.cleaned.dlt",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """What looks like the cached tiny model: these commands fail before anyone loads it."""
+    folder = tmp_path / "home" / "models" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").touch()
+    return folder
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_a_busy_port_is_named(reel: Reel) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        run = reel("up", "--port", str(port))
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert f"port {port}" in run.stderr
+    assert "busy" in run.stderr
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_no_java_is_told(reel: Reel, tmp_path: Path) -> None:
+    run = reel("up", "--broker", "apache", "--port", "0", PATH=str(tmp_path))
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [
+        "reel: Apache Kafka needs Java 17 or newer: java is not installed, or not on PATH"
+    ]
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_a_full_disk_is_told(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = SimpleNamespace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: full)
+    run = reel("up", "--port", "0")
+    assert run.returncode == 2
+    assert run.stderr.startswith("reel: no space in ")
