@@ -77,7 +77,7 @@ def producer_config(settings: Settings, client_id: str) -> ClientConfig:
             "delivery.timeout.ms": settings.delivery_timeout_ms,
             "message.max.bytes": 256 * 1024,
             "queue.buffering.max.kbytes": 16 * 1024,
-            "compression.type": "lz4",
+            "compression.type": "none",  # records are small, and no reader then needs a codec
         }
         | settings.kafka_extra
     )

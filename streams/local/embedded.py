@@ -1,6 +1,8 @@
 """The embedded broker of `reel up`: noida-db, one native program. Only this module knows it.
 
-It speaks Kafka's classic groups only, keeps its data in a folder and starts in under a second.
+It speaks Kafka's classic groups only, keeps its data in a folder and starts in under a second. It
+writes with a delay: what it acknowledged in its last half second is lost when it is killed (not
+when it is stopped). What must hold under faults is tested on Apache Kafka.
 """
 
 from __future__ import annotations

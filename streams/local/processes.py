@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -45,6 +46,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 _FORKER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forker")
 _POLL_S = 0.03
+_FRAME = re.compile(r"\s+(at |\.\.\. \d+ more)")
 _handed_out: set[int] = set()
 
 
@@ -177,8 +179,9 @@ class ManagedProcess:
             os.killpg(self._child.pid, number)
 
     def _failed(self, what: str) -> StartFailed:
-        tail = self.log_tail()
-        shown = "\n  ".join(["; it said:", *tail.splitlines()]) if tail else " and said nothing"
+        # Java's stack frames would push out the line that says what happened.
+        lines = [line for line in self.log_tail(200).splitlines() if not _FRAME.match(line)]
+        shown = "\n  ".join(["; it said:", *lines[-10:]]) if lines else " and said nothing"
         return StartFailed(f"{self.name} {what}{shown}\n  (log: {self.log_path})")
 
 

@@ -37,7 +37,7 @@ from streams.kafka.controls import KafkaControls
 from streams.kafka.producer import KafkaSink
 from streams.settings import Settings
 from streams.topology import JOB_CONTROL, STAGE_CONTROL
-from tests.builders import NOW
+from tests.builders import CREATED_AT as NOW
 
 DEADLINE_S = 30.0
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.torch, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 REEL = [sys.executable, "-c", "from streams.cli import main; main()"]
-GIVE_UP_S = 120.0
+GIVE_UP_S = 240.0
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Up:
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     # The model lands in one home for all tests here; a dead worker's partitions come back soon.
-    settings = {"REEL_SESSION_TIMEOUT_MS": "6000", "REEL_TORCH_THREADS": "1"}
+    settings = {"REEL_SESSION_TIMEOUT_MS": "6000", "REEL_TORCH_THREADS": "1", "REEL_KAFKA_EXTRA": "compression.type=none"}
     return Shell(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("cwd"), settings)
 
 

@@ -93,7 +93,7 @@ class World:
         self.working: dict[Ticket, Work] = {}
         self.ending: dict[Ticket, End] = {}
         self.abandoned: list[Ticket] = []  # dropped in the engine: may answer late
-        self.old_tickets: list[Ticket] = []  # of every record that was delivered
+        self.tickets: list[Ticket] = []  # of every record that was delivered
         self.producing: dict[Ticket, Produce | DeadLetter] = {}
         self.dead_lettered: set[Ticket] = set()
         self.committing: list[dict[TopicPartition, int]] = []
@@ -249,7 +249,7 @@ class World:
             assignment.position = offset + 1
             if self.drain_until_s is None:
                 assignment.delivered.add(offset)
-                self.old_tickets.append(Ticket(partition, offset, assignment.epoch))
+                self.tickets.append(Ticket(partition, offset, assignment.epoch))
             self.dispatch(Delivered(partition, offset, *self.log[partition][offset]))
             num_delivered += 1
         return num_delivered
@@ -314,6 +314,10 @@ class World:
             for partition, offset in offsets.items():
                 self.committed[partition] = max(offset, self.committed.get(partition, 0))
         self.dispatch(Committed(offsets, is_ok))
+
+    def former_tickets(self) -> list[Ticket]:
+        """Records that were delivered under an assignment that is over."""
+        return [each for each in self.tickets if not self.is_current(each)]
 
     def settle(self, ticket: Ticket) -> None:
         """From now on the record may count as finished."""
