@@ -30,7 +30,8 @@ class Engine(Protocol):
     """Works records on threads of its own. Every method returns at once.
 
     Each `Start`ed ticket is answered by one `Emitted` or `Failed`, each `End`ed one by one `Ended`
-    or `Failed`, unless it is dropped: then perhaps by nothing.
+    or `NotEnded`, unless it is dropped: then perhaps by nothing. A cancelled record is dropped and
+    then ended; the drop concerns what was begun before it.
     """
 
     def start(self, command: Start) -> None:

@@ -29,6 +29,7 @@ from streams.core.events import (
     Failed,
     Fate,
     Fault,
+    NotEnded,
     Start,
     Ticket,
 )
@@ -87,7 +88,10 @@ class MicroBatchEngine:
         self._held, self._computed = held, computed
         self._completions: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._batches: queue.SimpleQueue[list[tuple[Ticket, Prepared]] | None] = queue.SimpleQueue()
-        self._live: set[Ticket] = set()  # begun and not dropped; set operations are atomic
+        # Begun, neither answered nor dropped; set operations are atomic. A cancelled record is
+        # dropped and ends at once, so what ends is kept apart from what is worked.
+        self._live: set[Ticket] = set()
+        self._ending: set[Ticket] = set()
         self._crash: BaseException | None = None
         self._stopping = threading.Event()
         self.loaded = threading.Event()
@@ -107,13 +111,14 @@ class MicroBatchEngine:
 
     def end(self, command: End) -> None:
         """Give a run its outcome."""
-        self._live.add(command.ticket)
+        self._ending.add(command.ticket)
         assert isinstance(command.work.payload, Task)
         self._submit(self._end, command.ticket, command.work.payload, command.ending)
 
     def drop(self, command: Drop) -> None:
         """Forget these; a batch of which nothing is left stops at its next step."""
         self._live.difference_update(command.tickets)
+        self._ending.difference_update(command.tickets)
 
     def completions(self) -> Iterable[Event]:
         """What has happened since the last call."""
@@ -132,6 +137,7 @@ class MicroBatchEngine:
         """End the threads; a computation under way stops at its next step."""
         self._stopping.set()
         self._live.clear()
+        self._ending.clear()
         self._batches.put(None)
         self._io.shutdown(wait=True, cancel_futures=True)
         self._thread.join(timeout=_HOLD_LONGEST_S)
@@ -164,39 +170,35 @@ class MicroBatchEngine:
             self._answer(Emitted(ticket, outputs))
 
     def _end(self, ticket: Ticket, task: Task, ending: Ending) -> None:
-        outputs = self._answered(ticket, lambda: self._fenced.end(task, ending))
+        outputs = self._answered(ticket, lambda: self._fenced.end(task, ending), is_end=True)
         if outputs is not None:
             self._answer(Ended(ticket, outputs))
 
-    def _answered(self, ticket: Ticket, call: Callable[[], T]) -> T | None:
+    def _answered(self, ticket: Ticket, call: Callable[[], T], is_end: bool = False) -> T | None:
         """What the call returns; None if the ticket was dropped, or failed and is answered so.
 
         A sick host is waited for, here, for as long as the ticket lives: hold (DESIGN 4.6).
         """
-        wait_s = _HOLD_FIRST_S
-        while True:
+        live, wait_s = self._ending if is_end else self._live, _HOLD_FIRST_S
+        while ticket in live:
             try:
-                self._check_live(ticket)
                 return call()
-            except _Abandoned:
-                return None
             except SickHost as error:
                 self._hold(error, wait_s)
             except FatalError:
                 raise
             except Exception as error:  # the record's work failed: by its type it has a fate
                 _log_failure(error)
-                self._answer(Failed(ticket, fault_of(error)))
+                fault = fault_of(error)
+                self._answer(NotEnded(ticket, fault) if is_end else Failed(ticket, fault))
                 return None
             wait_s = min(2 * wait_s, _HOLD_LONGEST_S)
+        return None
 
-    def _answer(self, event: Emitted | Ended | Failed) -> None:
-        self._live.discard(event.ticket)
+    def _answer(self, event: Emitted | Failed | Ended | NotEnded) -> None:
+        is_end = isinstance(event, Ended | NotEnded)
+        (self._ending if is_end else self._live).discard(event.ticket)
         self._completions.put(event)
-
-    def _check_live(self, ticket: Ticket) -> None:
-        if self._stopping.is_set() or ticket not in self._live:
-            raise _Abandoned
 
     # ---- on the engine thread
 
@@ -281,8 +283,9 @@ class MicroBatchEngine:
             if step < num_steps and now_s - told_s < _PROGRESS_EVERY_S:
                 return
             told_s = now_s
-            for _, prepared in rows:
-                self._announce(prepared.task, "progress", step=step, num_steps=num_steps)
+            for ticket, prepared in rows:
+                if ticket in self._live:
+                    self._announce(prepared.task, "progress", step=step, num_steps=num_steps)
 
         return report
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 
 from streams.core.events import (
     Acknowledged,
@@ -56,44 +55,14 @@ from streams.core.events import (
     Tick,
     Ticket,
     TopicPartition,
-    Work,
 )
+from streams.core.flight import Flight, Phase, RunOfJob
 from streams.core.micro_batch import MicroBatcher
 from streams.core.offsets import OffsetTracker
 from streams.core.window import Window
 
-RunOfJob = tuple[str, int]
-
 CANCELLED = Ending("cancelled", "cancelled", "cancelled by request")
 EXPIRED = Ending("expired", "deadline_passed", "the deadline passed before the work was done")
-
-
-class Phase(Enum):
-    """Where in its life a delivered record is."""
-
-    WAITING = auto()
-    RUNNING = auto()
-    DEAD_LETTERING = auto()
-    ENDING = auto()
-    PRODUCING = auto()
-
-
-@dataclass(slots=True)
-class Flight:
-    """A delivered record that has not finished."""
-
-    ticket: Ticket
-    work: Work
-    verdict: Fault | Ending | None = None
-    phase: Phase = Phase.WAITING
-    batch: int = 0
-    outputs: tuple[Output, ...] = ()
-    fault: Fault | None = None
-
-    @property
-    def run_of_job(self) -> RunOfJob | None:
-        """What it works on; None for a record that could not be decoded."""
-        return None if self.work.job_id is None else (self.work.job_id, self.work.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +176,7 @@ class StageState:
                 self._deadlines_s[job_id, run] = deadline_s
             case StagePaused(is_paused):
                 self._on_paused(is_paused)
-            case Drain():
+            case Drain():  # pragma: no branch - there is no other event
                 self._on_drain(now_s)
         commands, self._commands = self._commands, []
         return commands

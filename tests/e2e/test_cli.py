@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
@@ -29,12 +29,13 @@ class Shell:
 
     home: Path
     folder: Path
+    temporary: Path
     settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         clean = {name: text for name, text in os.environ.items() if not name.startswith("REEL_")}
-        ours = {"REEL_HOME": str(self.home), "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder)}
+        ours = {"REEL_HOME": str(self.home), "PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)}
         return clean | ours | self.settings
 
     def reel(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -97,8 +98,9 @@ class Up:
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     # The model lands in one home for all tests here; a dead worker's partitions come back soon.
-    settings = {"REEL_SESSION_TIMEOUT_MS": "6000", "REEL_TORCH_THREADS": "1", "REEL_KAFKA_EXTRA": "compression.type=none"}
-    return Shell(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("cwd"), settings)
+    settings = {"REEL_SESSION_TIMEOUT_MS": "6000", "REEL_TORCH_THREADS": "1"}
+    home, folder, temporary = (tmp_path_factory.mktemp(name) for name in ("home", "cwd", "tmp"))
+    return Shell(home, folder, temporary, settings)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,7 @@ def test_the_demo_ends_with_a_video_and_leaves_nothing_else(shell: Shell) -> Non
     assert "sampler progress 2/2" in run.stderr
     assert frames_of(shell.folder / "red.mp4")[0] == 5
     assert [path.name for path in shell.folder.iterdir()] == ["red.mp4"]
+    assert list(shell.temporary.glob("reel-demo-*")) == []
 
 
 def test_a_job_is_watched_from_its_beginning_to_its_end(shell: Shell, finished_job: str) -> None:
@@ -228,7 +231,7 @@ def test_a_folder_that_is_no_model_is_wrong_use(shell: Shell, tmp_path: Path) ->
 
 
 def test_stopping_leaves_no_process_and_no_stack_file(shell: Shell, tmp_path: Path) -> None:
-    other = Shell(tmp_path / "home", shell.folder, shell.settings)
+    other = replace(shell, home=tmp_path / "home")
     (other.home / "models").mkdir(parents=True)
     (other.home / "models" / "tiny").symlink_to(shell.home / "models" / "tiny")
     up = Up(other, "--port", "0")

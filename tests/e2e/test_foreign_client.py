@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import io
 import uuid
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -70,7 +70,7 @@ async def _submit_and_hear(bootstrap: str, requests: dict[str, dict[str, Any]]) 
 
 
 def test_plain_avro_and_kafka_are_enough_to_get_a_video(pipeline: Pipeline) -> None:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     requests = {
         job_id: {
             "job_id": job_id,
@@ -99,7 +99,7 @@ def test_plain_avro_and_kafka_are_enough_to_get_a_video(pipeline: Pipeline) -> N
         assert done["partition"] == record.partition
         assert done["partition"] % 3 == 2, "the free tier's stripe"
         assert done["created_at"] == now.replace(microsecond=now.microsecond)
-        assert now < done["finished_at"] <= datetime.now(timezone.utc)
+        assert now < done["finished_at"] <= datetime.now(UTC)
         assert [each["stage"] for each in done["timings"]] == [
             "prompt", "sampler", "decoder", "finisher",
         ]  # fmt: skip

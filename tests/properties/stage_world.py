@@ -44,7 +44,8 @@ from streams.core.events import (
     TopicPartition,
     Work,
 )
-from streams.core.stage import Phase, RunOfJob, StageLimits, StageState
+from streams.core.flight import Phase, RunOfJob
+from streams.core.stage import StageLimits, StageState
 from tests.builders import a_fault, an_output
 
 LIMITS = StageLimits(
@@ -246,10 +247,11 @@ class World:
             if not ahead:
                 break
             offset = min(ahead)
+            assert not self.is_stage_paused, "delivered while the stage is paused"
+            assert self.drain_until_s is None, "delivered while draining"
             assignment.position = offset + 1
-            if self.drain_until_s is None:
-                assignment.delivered.add(offset)
-                self.tickets.append(Ticket(partition, offset, assignment.epoch))
+            assignment.delivered.add(offset)
+            self.tickets.append(Ticket(partition, offset, assignment.epoch))
             self.dispatch(Delivered(partition, offset, *self.log[partition][offset]))
             num_delivered += 1
         return num_delivered
