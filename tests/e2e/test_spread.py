@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.codec import Codec
@@ -80,10 +80,21 @@ class Crew:
     def holdings(self) -> list[set[int]]:
         """Which partitions each member holds, as the coordinator says."""
         futures: dict[str, Future[Any]] = self.admin.describe_consumer_groups([SAMPLER.group])
-        members = futures[SAMPLER.group].result(DEADLINE_S).members
+        try:
+            members = futures[SAMPLER.group].result(DEADLINE_S).members
+        except KafkaException:  # nobody has joined yet
+            return []
         return [
             {each.partition for each in member.assignment.topic_partitions} for member in members
         ]
+
+    def close(self) -> None:
+        """End everything, however far it came."""
+        for each in self.workers:
+            each.terminate()
+        for each in self.workers:
+            each.wait(DEADLINE_S)
+        self.files.close()
 
     def settle(self, count: int) -> None:
         """Wait until `count` members hold every partition, each once."""
@@ -131,8 +142,7 @@ def crew(request: pytest.FixtureRequest, apache_kafka: Any, tmp_path: Path) -> I
     apply_topics(settings)
     crew = Crew(settings, tmp_path)
     yield crew
-    crew.scale(0)
-    crew.files.close()
+    crew.close()
     crew.admin.delete_consumer_groups([SAMPLER.group])[SAMPLER.group].result(DEADLINE_S)
 
 
