@@ -79,10 +79,12 @@ class Crew:
 
     def holdings(self) -> list[set[int]]:
         """Which partitions each member holds, as the coordinator says."""
-        futures: dict[str, Future[Any]] = self.admin.describe_consumer_groups([SAMPLER.group])
+        futures: dict[str, Future[Any]] = self.admin.describe_consumer_groups(
+            [SAMPLER.group], request_timeout=2.0
+        )
         try:
-            members = futures[SAMPLER.group].result(DEADLINE_S).members
-        except KafkaException:  # nobody has joined yet
+            members = futures[SAMPLER.group].result(5.0).members
+        except (KafkaException, TimeoutError):  # no coordinator yet, or nobody has joined
             return []
         return [
             {each.partition for each in member.assignment.topic_partitions} for member in members
@@ -97,18 +99,14 @@ class Crew:
         self.files.close()
 
     def settle(self, count: int) -> None:
-        """Wait until `count` members hold every partition, each once."""
+        """Wait until `count` members hold every partition, each once, and each of them every tier.
+
+        An assignor that gave a worker a single tier would never come to that.
+        """
         deadline_s = time.monotonic() + DEADLINE_S
-        while True:
-            held = self.holdings()
-            if len(held) == count and sorted(p for each in held for p in each) == [
-                *range(NUM_PARTITIONS)
-            ]:
-                break
+        while not _is_spread(held := self.holdings(), count):
             assert time.monotonic() < deadline_s, f"{count} workers did not settle: {held}"
             self.producer.poll(0.1)
-        for each in held:
-            assert {tier_of_partition(p) for p in each} == set(DEFAULT_TIERS), held
 
     def answers(self) -> list[str]:
         """The job ids on the next topic, as soon as every job that was sent is among them."""
@@ -133,6 +131,16 @@ class Crew:
                 seen.append(record.job.job_id)
         reader.close()
         return [job_id for job_id in seen if job_id in self.sent]
+
+
+def _is_spread(held: list[set[int]], count: int) -> bool:
+    everything = sorted(partition for each in held for partition in each)
+    tiers = [{tier_of_partition(partition) for partition in each} for each in held]
+    return (
+        len(held) == count
+        and everything == [*range(NUM_PARTITIONS)]
+        and all(each == set(DEFAULT_TIERS) for each in tiers)
+    )
 
 
 @pytest.fixture(params=["consumer", "classic"])

@@ -329,10 +329,18 @@ class World:
         """Time passes. Afterwards nothing is due, or the loop would spin."""
         self.now_s += elapsed_s
         self.dispatch(Tick())
-        if not self.state.stopped:
+        if self.state.stopped:
+            self.leave()
+        else:
             assert 0 < self.state.poll_timeout_s(self.now_s) <= self.limits.poll_s
         if self.drain_until_s is not None and self.now_s >= self.drain_until_s:
             assert self.state.stopped, "the drain is over its budget"
+
+    def leave(self) -> None:
+        """The worker has stopped: what it did not finish is handed back; later answers are stale."""
+        for partition, assignment in self.ours.items():
+            assert self.committed[partition] == assignment.highest_commit(), "not handed back"
+        self.ours.clear()
 
     def drain(self) -> None:
         """SIGTERM."""
@@ -354,7 +362,7 @@ class World:
     def check(self) -> None:
         """The invariants that no single command shows."""
         flights = self.state.flights
-        assert self.state.trackers.keys() == self.ours.keys() or self.state.stopped
+        assert self.state.trackers.keys() == self.ours.keys()
         held = Counter(ticket.partition for ticket in flights)
         assert max(held.values(), default=0) <= self.limits.window_high
         assert all(self.is_current(ticket) for ticket in flights)
