@@ -97,7 +97,7 @@ class World:
         self.tickets: list[Ticket] = []  # of every record that was delivered
         self.producing: dict[Ticket, Produce | DeadLetter] = {}
         self.dead_lettered: set[Ticket] = set()
-        self.committing: list[dict[TopicPartition, int]] = []
+        self.committing: list[tuple[dict[TopicPartition, int], dict[TopicPartition, int]]] = []
         self.cancelled: set[RunOfJob] = set()
         self.is_stage_paused = False
         self.drain_until_s: float | None = None
@@ -198,7 +198,7 @@ class World:
             self.committed |= offsets
         else:
             assert not self.committing, "one asynchronous commit at a time"
-            self.committing.append(offsets)
+            self.committing.append((offsets, {each: self.ours[each].epoch for each in offsets}))
 
     def is_current(self, ticket: Ticket) -> bool:
         """Whether the ticket is of the assignment that its partition has now."""
@@ -311,10 +311,12 @@ class World:
 
     def answer_commit(self, is_ok: bool) -> None:
         """The broker has taken the asynchronous commit, or not."""
-        offsets = self.committing.pop()
-        if is_ok:
-            for partition, offset in offsets.items():
-                self.committed[partition] = max(offset, self.committed.get(partition, 0))
+        offsets, epochs = self.committing.pop()
+        for partition, offset in offsets.items():
+            assignment = self.ours.get(partition)
+            # Brokers refuse a commit of a former generation.
+            if is_ok and assignment and assignment.epoch == epochs[partition]:
+                self.committed[partition] = offset
         self.dispatch(Committed(offsets, is_ok))
 
     def former_tickets(self) -> list[Ticket]:
@@ -337,7 +339,7 @@ class World:
             assert self.state.stopped, "the drain is over its budget"
 
     def leave(self) -> None:
-        """The worker has stopped: what it did not finish is handed back; later answers are stale."""
+        """It has stopped: what it did not finish is handed back, what is answered now is stale."""
         for partition, assignment in self.ours.items():
             assert self.committed[partition] == assignment.highest_commit(), "not handed back"
         self.ours.clear()
