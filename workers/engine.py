@@ -38,6 +38,7 @@ from streams.errors import (
     FatalError,
     InvalidRecord,
     PipelineError,
+    Rejected,
     SettingsError,
     SickHost,
 )
@@ -241,7 +242,7 @@ class MicroBatchEngine:
             self._worker,
         )  # fmt: skip
         for (ticket, prepared), result in zip(rows, results, strict=True):
-            if isinstance(result, Exception):
+            if isinstance(result, Exception) and not isinstance(result, Rejected):
                 self._answer(Failed(ticket, fault_of(result)))
             else:
                 self._submit(self._complete, ticket, prepared, result, timing)

@@ -85,13 +85,17 @@ class FencedWork:
             self.work.batch_key(task)  # what the intake knew as Rejected is raised here again
             return Prepared(task, self.work.fetch(task), edition)
         except Rejected as error:
-            self.work.begin(task)  # refused before it was claimed; to claim twice is harmless
-            return self.end(task, Ending("rejected", error.reason_code, str(error)))
+            return self._refuse(task, error)
 
     def complete(self, prepared: Prepared, result: Any, timing: StageTiming) -> tuple[Output, ...]:
         """Store a result, fence it, and tell the next stage of the one that stands."""
         task = prepared.task
-        record = self.work.store(task, result, timing)
+        try:
+            if isinstance(result, Rejected):  # compute may refuse a row as late as this
+                raise result
+            record = self.work.store(task, result, timing)
+        except Rejected as error:
+            return self._refuse(task, error)
         tenant, job, run = _identity(task.record)
         try:
             body = self._codec.encode(record)
@@ -127,6 +131,18 @@ class FencedWork:
             tuple(headers),
         )  # fmt: skip
 
+    def _refuse(self, task: Task, error: Rejected) -> tuple[Output, ...]:
+        return self.end(task, Ending("rejected", error.reason_code, str(error)))
+
+    def _partition(self, task: Task) -> int:
+        """The job's own partition; where its tenant or tier is unknown, that of its delivery."""
+        if self._place is None:
+            return task.partition
+        try:
+            return self._place(task.record)
+        except Rejected:
+            return task.partition
+
     def _video_done(self, task: Task, ending: Ending) -> VideoDone:
         record = task.record
         job = record if isinstance(record, GenerationRequest) else record.job
@@ -136,7 +152,7 @@ class FencedWork:
             run=job.run,
             tenant_id=job.tenant_id,
             status=ending.status,
-            partition=task.partition,
+            partition=self._partition(task),
             created_at=job.created_at,
             finished_at=self._now(),
             tier=job.tier,

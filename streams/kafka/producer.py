@@ -82,7 +82,7 @@ class KafkaSink:
     def poll(self, dispatch: Dispatch) -> None:
         """Serve the client and hand on what was answered."""
         self._producer.poll(0)
-        while self._answers:
+        for _ in range(len(self._answers)):  # what is refused at once waits for the next turn
             dispatch(self._answers.popleft())
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from contextlib import ExitStack
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from confluent_kafka import Producer
@@ -134,7 +134,7 @@ class _Worker:
 
 def _fill(stage: Stage, settings: Settings, count: int) -> None:
     codec, producer = Codec(), Producer({"bootstrap.servers": settings.bootstrap})
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     for number in range(count):
         job_id, tier, tenant = uuid.uuid4().hex, DEFAULT_TIERS[number % 3], f"t{number % 50}"
         partition = partition_of_job(tier, tenant, job_id, settings.partitions)

@@ -38,8 +38,8 @@ def _write(schema: Any, value: dict[str, Any]) -> bytes:
 
 
 async def _submit_and_hear(bootstrap: str, requests: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    request_schema = load_schema(SCHEMAS / "GenerationRequest.avsc")
-    done_schema = load_schema(SCHEMAS / "VideoDone.avsc")
+    request_schema = load_schema(str(SCHEMAS / "GenerationRequest.avsc"))
+    done_schema = load_schema(str(SCHEMAS / "VideoDone.avsc"))
     consumer = AIOKafkaConsumer(
         "videos.done", bootstrap_servers=bootstrap, group_id=f"foreign-{uuid.uuid4()}",
         auto_offset_reset="earliest", isolation_level="read_committed",
@@ -119,7 +119,7 @@ def _check_video(ref: dict[str, Any], done: dict[str, Any]) -> None:
     body = Path(unquote(urlsplit(ref["uri"]).path)).read_bytes()
     assert ref["media_type"] == "video/mp4"
     assert (hashlib.sha256(body).hexdigest(), len(body)) == (ref["sha256"], ref["size_bytes"])
-    with av.open(io.BytesIO(body)) as container:
+    with av.open(io.BytesIO(body), "r") as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264"
         assert stream.average_rate == done["fps"]

@@ -119,7 +119,8 @@ class Crew:
         )
         assert SAMPLER.writes is not None
         reader.assign([TopicPartition(SAMPLER.writes, p, 0) for p in range(NUM_PARTITIONS)])
-        codec, seen, deadline_s = Codec(), [], time.monotonic() + DEADLINE_S
+        codec, deadline_s = Codec(), time.monotonic() + DEADLINE_S
+        seen: list[str] = []
         while not self.sent <= set(seen):
             assert time.monotonic() < deadline_s, f"{len(self.sent - set(seen))} jobs missing"
             message = reader.poll(0.5)

@@ -148,3 +148,8 @@ def test_the_table_lists_every_setting_with_its_meaning() -> None:
     ]
     assert all(len(row.split("|")) == 5 and len(row.split("|")[3]) > 3 for row in rows)
     assert "| `REEL_HOME` | `~/.reelstream` |" in settings_table()
+
+
+def test_the_readme_prints_the_settings_as_they_are() -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    assert settings_table() in readme
