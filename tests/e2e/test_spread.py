@@ -20,6 +20,7 @@ from schemas.codec import Codec
 from schemas.records import LatentsReady
 from streams.core.tiers import DEFAULT_TIERS, partition_of_job, tier_of_partition
 from streams.kafka.admin import apply_topics
+from streams.local.apache import ApacheKafka
 from streams.settings import Settings, child_environment
 from streams.topology import stage
 from tests.builders import a_cleaned_prompt, a_job
@@ -144,10 +145,17 @@ def _is_spread(held: list[set[int]], count: int) -> bool:
     )
 
 
+@pytest.fixture(scope="module")
+def lone_kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
+    """A broker of this module's own: on the shared one the stage's group has other members."""
+    with ApacheKafka(tmp_path_factory.mktemp("lone"), home=kafka_home) as broker:
+        yield broker
+
+
 @pytest.fixture(params=["consumer", "classic"])
-def crew(request: pytest.FixtureRequest, apache_kafka: Any, tmp_path: Path) -> Iterator[Crew]:
+def crew(request: pytest.FixtureRequest, lone_kafka: ApacheKafka, tmp_path: Path) -> Iterator[Crew]:
     """A crew on Apache Kafka, with either group protocol."""
-    settings = Settings(bootstrap=apache_kafka.bootstrap, group_protocol=request.param)
+    settings = Settings(bootstrap=lone_kafka.bootstrap, group_protocol=request.param)
     apply_topics(settings)
     crew = Crew(settings, tmp_path)
     yield crew
