@@ -27,6 +27,7 @@ from streams.kafka.cluster import (
     raise_unfit,
     will_pass,
 )
+from streams.kafka.committed import committed_offsets
 from streams.settings import Settings
 from streams.topology import Stage, Topic
 
@@ -287,8 +288,7 @@ def _outsider(settings: Settings, group: str) -> Consumer:
 def _moves(
     consumer: Consumer, group: str, partitions: list[TopicPartition]
 ) -> Iterator[tuple[TopicPartition, Change]]:
-    for place in consumer.committed(partitions, timeout=_COORDINATOR_S):
-        _raise_if(place.error)
+    for place in committed_offsets(consumer, partitions, _COORDINATOR_S):
         name, number, is_ = place.topic, place.partition, place.offset
         start, end = _bounds(consumer, name, number)
         if is_ == OFFSET_INVALID:

@@ -33,13 +33,13 @@ from streams.core.events import (
 )
 from streams.engine import Task
 from streams.errors import FatalError
+from streams.kafka.committed import committed_offsets
 from streams.kafka.config import ClientConfig
 from streams.runner import Dispatch
 
 log = logging.getLogger(__name__)
 
-_LOOKUP_S = 10.0
-_LOOKUP_TRIES = 6
+_LOOKUP_S = 60.0
 _BURST = 256  # records taken in one turn before completions have their say
 _FATAL_CODES = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -134,14 +134,10 @@ class KafkaSource:
     ) -> dict[TopicPartition, StartOffset]:
         if not partitions:
             return {}
-        for tries_left in reversed(range(_LOOKUP_TRIES)):
-            try:
-                found = consumer.committed(partitions, timeout=_LOOKUP_S)
-                break
-            except KafkaException as error:
-                if not tries_left:
-                    raise FatalError(f"committed offsets cannot be read: {error}") from error
-                log.warning("committed offsets not read yet", extra={"error": str(error)})
+        try:
+            found = committed_offsets(consumer, partitions, _LOOKUP_S)
+        except KafkaException as error:
+            raise FatalError(f"committed offsets cannot be read: {error}") from error
         return {
             TopicPartition(each.topic, each.partition): StartOffset(
                 max(each.offset, 0), is_committed=each.offset != OFFSET_INVALID
