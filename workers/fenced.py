@@ -7,6 +7,7 @@ outcome; a stage that has its result re-emits that; only then is there work.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,9 +28,10 @@ from schemas.records import (
 )
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
-from streams.core.events import Ending, Output
+from streams.core.events import Ending, Headers, Output
 from streams.engine import Task
 from streams.errors import FatalError, InvalidRecord, Rejected
+from streams.letters import DLT_PREFIX, ORIGINAL_MEDIA_TYPE, pack_original
 from streams.topology import JOB_EVENTS, VIDEOS_DONE, Stage
 from workers.stage_work import StageWork
 
@@ -119,6 +121,26 @@ class FencedWork:
         done = self._codec.encode(self._video_done(task, ending))
         tenant, job, run = _identity(task.record)
         return (self._outcome_output(task, self._fences.end(tenant, job, run, done)),)
+
+    def probe(self) -> None:
+        """Put something into the store, get it back, and work a job that is known to be good."""
+        probe = self._store.put(f"reel-probe/{self.stage.name}", [os.urandom(64)], "text/plain")
+        self._store.read(probe, max_bytes=64)
+        self.work.probe()
+
+    def offload(self, task: Task) -> Headers:
+        """Store an original that fits no topic; the dead letter's headers that say where it is."""
+        prefix = f"dead-letters/{self.stage.name}/{task.partition}"
+        ref = self._store.put(prefix, [pack_original(task)], ORIGINAL_MEDIA_TYPE)
+        return tuple(
+            (f"{DLT_PREFIX}blob-{name}", text.encode())
+            for name, text in (
+                ("uri", ref.uri),
+                ("sha256", ref.sha256),
+                ("size-bytes", str(ref.size_bytes)),
+                ("media-type", ref.media_type),
+            )
+        )
 
     def announce(self, task: Task, event: JobEvent, word: str) -> Output:
         """The record of a job event; `word` tells it from the run's other events."""

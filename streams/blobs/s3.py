@@ -40,7 +40,7 @@ from streams.errors import (
     PipelineError,
     RetryableError,
     SettingsError,
-    SickHost,
+    StoreAway,
 )
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class S3Store:
             return body
         standing = self.load(key)
         if standing is None:
-            raise SickHost(f"{key}: the fence that stood there is gone")
+            raise StoreAway(f"{key}: the fence that stood there is gone")
         return standing
 
     def load(self, key: str) -> bytes | None:
@@ -235,7 +235,7 @@ class S3Store:
                         raise _fault(f"creating {key}", error) from error
             else:
                 return True
-        raise SickHost(f"creating {key}: {_CONFLICT_TRIES} conflicts in a row")
+        raise StoreAway(f"creating {key}: {_CONFLICT_TRIES} conflicts in a row")
 
     def _put_over(
         self, key: str, body: bytes | IO[bytes], sha256_hex: str, media_type: str
@@ -326,7 +326,7 @@ def _host_faults(doing: str, *, except_answers: bool = False) -> Iterator[None]:
     except ParamValidationError:
         raise  # our own bug, found before anything was sent
     except (BotoCoreError, OSError) as error:
-        raise SickHost(f"{doing}: {error}") from error
+        raise StoreAway(f"{doing}: {error}") from error
 
 
 def _status_of(error: ClientError) -> int:
@@ -339,7 +339,7 @@ def _fault(doing: str, error: ClientError) -> PipelineError:
     code = error.response["Error"]["Code"]
     text = f"{doing}: {code} ({status})"
     is_hosts = status < 400 or status >= 500 or status in (401, 403, 408, 429)
-    return SickHost(text) if is_hosts or code in _HOST_CODES else RetryableError(text)
+    return StoreAway(text) if is_hosts or code in _HOST_CODES else RetryableError(text)
 
 
 def _is_loopback(endpoint: str | None) -> bool:
