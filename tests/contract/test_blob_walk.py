@@ -56,8 +56,9 @@ def test_keys_that_share_a_folder_come_one_after_the_other(store: BlobStore) -> 
     keys = [found.key for found in store.walk("")]
     assert len(keys) == len(set(keys)) == 5 * len(jobs)
     for depth in (1, 2, 3):
-        runs = [run for run, _ in groupby(keys, lambda key: key.split("/")[:depth])]
-        assert len(runs) == len({tuple(run) for run in runs}), depth
+        folders = [tuple(key.split("/")[:depth]) for key in keys]
+        runs = [folder for folder, _ in groupby(folders)]
+        assert len(runs) == len(set(runs)), depth
 
 
 def test_more_than_one_page_is_found_once_each(place: Place, store: BlobStore) -> None:
