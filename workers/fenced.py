@@ -7,7 +7,7 @@ outcome; a stage that has its result re-emits that; only then is there work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -15,18 +15,15 @@ from typing import Any
 from schemas.cloudevents import event_headers
 from schemas.codec import Codec, UndecodableRecord, UnencodableRecord
 from schemas.records import (
-    BlobRef,
-    CleanedPrompt,
-    FramesDecoded,
     GenerationRequest,
     JobEvent,
-    LatentsReady,
     Record,
     StageTiming,
     VideoDone,
 )
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
+from streams.blobs.named import blobs_of
 from streams.core.events import Ending, Output
 from streams.engine import Task
 from streams.errors import FatalError, InvalidRecord, Rejected
@@ -195,16 +192,3 @@ class FencedWork:
 def _identity(record: Any) -> tuple[str, str, int]:
     job = record if isinstance(record, GenerationRequest) else record.job
     return job.tenant_id, job.job_id, job.run
-
-
-def blobs_of(record: Record) -> Iterable[BlobRef]:
-    """The blobs that a stage's result record names."""
-    match record:
-        case CleanedPrompt():
-            return (record.conditioning,)
-        case LatentsReady():
-            return (record.latents,)
-        case FramesDecoded():
-            return tuple(chunk.blob for chunk in record.chunks)
-        case _:
-            return ()
