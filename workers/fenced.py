@@ -8,26 +8,23 @@ outcome; a stage that has its result re-emits that; only then is there work.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from schemas.cloudevents import event_headers
 from schemas.codec import Codec, UndecodableRecord, UnencodableRecord
 from schemas.records import (
-    BlobRef,
-    CleanedPrompt,
-    FramesDecoded,
     GenerationRequest,
     JobEvent,
-    LatentsReady,
     Record,
     StageTiming,
     VideoDone,
 )
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
+from streams.blobs.named import blobs_of
 from streams.core.events import Ending, Headers, Output
 from streams.engine import Task
 from streams.errors import FatalError, InvalidRecord, Rejected
@@ -74,7 +71,7 @@ class FencedWork:
                 if partition != task.partition:
                     # Any partitioner may have written it; its own partition's owner works it.
                     return (Output(task.topic, partition, task.key, task.value, task.headers),)
-            self.work.begin(task)
+            task = self.work.begin(task)
             tenant, job, run = _identity(task.record)
             if (outcome := self._fences.outcome(tenant, job, run)) is not None:
                 return (self._outcome_output(task, outcome),)
@@ -114,10 +111,11 @@ class FencedWork:
         """Give the run an outcome other than completed; tells the one that stands.
 
         Raises:
-            InvalidRecord: the request is another's (idempotency conflict), or its job unknown.
+            InvalidRecord: the request is another's (`idempotency_conflict`), or its run nobody's
+                (`unclaimed_run`).
         """
         if isinstance(task.record, GenerationRequest):
-            self.work.begin(task)
+            task = self.work.begin(replace(task, partition=self._partition(task)))
         done = self._codec.encode(self._video_done(task, ending))
         tenant, job, run = _identity(task.record)
         return (self._outcome_output(task, self._fences.end(tenant, job, run, done)),)
@@ -174,7 +172,7 @@ class FencedWork:
             run=job.run,
             tenant_id=job.tenant_id,
             status=ending.status,
-            partition=self._partition(task),
+            partition=task.partition,
             created_at=job.created_at,
             finished_at=self._now(),
             tier=job.tier,
@@ -216,16 +214,3 @@ class FencedWork:
 def _identity(record: Any) -> tuple[str, str, int]:
     job = record if isinstance(record, GenerationRequest) else record.job
     return job.tenant_id, job.job_id, job.run
-
-
-def blobs_of(record: Record) -> Iterable[BlobRef]:
-    """The blobs that a stage's result record names."""
-    match record:
-        case CleanedPrompt():
-            return (record.conditioning,)
-        case LatentsReady():
-            return (record.latents,)
-        case FramesDecoded():
-            return tuple(chunk.blob for chunk in record.chunks)
-        case _:
-            return ()

@@ -11,6 +11,7 @@ import ipaddress
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC
 from hashlib import sha256
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ from schemas.records import BlobRef
 from streams.blobs.base import (
     CHUNK_BYTES,
     MAX_FENCE_BYTES,
+    Found,
     check_fence_body,
     check_key,
     check_ref,
@@ -197,6 +199,23 @@ class S3Store:
                 raise BlobCorrupt(f"{key}: larger than a fence may be, {MAX_FENCE_BYTES} bytes")
             # Unbounded on purpose: only a read to the end notices a connection cut short.
             return body.read()
+
+    def walk(self, prefix: str) -> Iterator[Found]:
+        """See BlobStore.walk. Objects of upload parts are none of it."""
+        below = f"{self._below}{check_key(prefix)}/" if prefix else self._below
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=below
+        )
+        with _host_faults(f"listing {prefix or 'the store'}"):
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self._below)
+                    yield Found(key, item["Size"], item["LastModified"].astimezone(UTC))
+
+    def remove(self, key: str) -> None:
+        """See BlobStore.remove."""
+        with _host_faults(f"removing {check_key(key)}"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._below + key)
 
     def _fetch(self, key: str) -> GetObjectOutputTypeDef | None:
         """The opened object, or None where there is none."""
