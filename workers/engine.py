@@ -269,7 +269,9 @@ class MicroBatchEngine:
             raise
         except Exception as caught:  # anything a batch can raise is one of its rows' failure
             _log_failure(caught)
-            error = caught.with_traceback(None)  # a traceback keeps a batch's tensors alive
+            # Tracebacks, its own and those of its causes, keep a batch's tensors alive.
+            error = caught.with_traceback(None)
+            error.__context__ = error.__cause__ = None
         if error is not None:
             self._bisect(rows, error)
             return
