@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -139,10 +140,10 @@ def _task(message: Message) -> Task:
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    value, headers = message.value(), message.headers() or ()
-    return Task(
-        None, partition, value, topic, offset, message.key(), tuple(headers), message.timestamp()[1]
-    )  # type: ignore[arg-type]
+    key: Any = message.key()
+    value: Any = message.value()
+    headers: Any = message.headers() or ()
+    return Task(None, partition, value, topic, offset, key, tuple(headers), message.timestamp()[1])
 
 
 def _on_error(error: KafkaError) -> None:
