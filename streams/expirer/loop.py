@@ -178,8 +178,8 @@ class Expirer:
         try:
             verdict = future.result()
         except SickHost as error:
-            self._book.again(due.key, now_s + self._pause_s)
             self._hold(error, now_s)
+            self._book.again(due.key, self._hold_until_s)
             return
         except (InvalidRecord, FatalError, UndecodableRecord) as error:
             log.error("cannot be settled", extra={**_about(due), "error": str(error)})
