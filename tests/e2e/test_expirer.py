@@ -281,3 +281,16 @@ def test_a_store_that_is_away_is_waited_for(stage: Stage, tmp_path: Path) -> Non
     (tmp_path / "elsewhere").rename(tmp_path / "blobs")
     assert stage.told(request.job_id)[0][1].status == "expired"
     wait_until(lambda: page(port, "/readyz")[0] == 200)
+
+
+def test_a_broker_that_is_away_is_waited_for(stage: Stage, broker: ApacheKafka) -> None:
+    """Its deadline passes while there is nobody to tell."""
+    port = stage.start(delivery_timeout_ms=2_000)
+    request = stage.submit(deadline=soon(1.5))
+    broker.stop()
+    wait_until(lambda: stage.fences.outcome("acme", request.job_id, 1) is not None)
+    assert page(port, "/healthz")[0] == 200
+    broker.start()
+    ((ce_id, done),) = stage.told(request.job_id)
+    assert (ce_id, done.status) == (f"{request.job_id}.1.expirer.expired", "expired")
+    assert stage.expirers[0].poll() is None
