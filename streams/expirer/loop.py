@@ -132,7 +132,7 @@ class Expirer:
     # ---- what is read
 
     def _see(self, task: Task, now_s: float) -> None:
-        if not task.value:
+        if task.value is None:
             return  # a tombstone: the wish is old
         try:
             match task.topic:

@@ -16,8 +16,9 @@ from schemas.records import CleanedPrompt, FramesDecoded, GenerationRequest, Lat
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
 from streams.claims import Claim, claim_request, read_claim, read_run_claim
-from streams.core.events import Ending, Headers, Output
+from streams.core.events import Headers, Output
 from streams.core.expiry import Due, RunKey
+from streams.core.flights import CANCELLED, EXPIRED
 from streams.errors import FatalError, InvalidRecord, Rejected
 from streams.outcomes import outcome_output, video_done
 from streams.redrive import NothingToDo, complete_redrive
@@ -27,11 +28,6 @@ log = logging.getLogger(__name__)
 
 EXPIRER = "expirer"
 """`VideoDone.ended_by`, and so part of the event id."""
-
-ENDINGS = {
-    "expired": Ending("expired", "deadline_passed", "the deadline passed before the work was done"),
-    "cancelled": Ending("cancelled", "cancelled", "cancelled by request"),
-}
 
 StageRecord = CleanedPrompt | LatentsReady | FramesDecoded
 
@@ -112,7 +108,7 @@ class Settler:
 
     def _end(self, due: Due, record: GenerationRequest | StageRecord, partition: int) -> bytes:
         done = video_done(
-            record, ENDINGS[due.kind], partition=partition, ended_by=EXPIRER,
+            record, EXPIRED if due.kind == "expired" else CANCELLED, partition=partition, ended_by=EXPIRER,
             finished_at=self._now(),
         )  # fmt: skip
         return self._fences.end(*due.key, self._codec.encode(done))

@@ -220,9 +220,12 @@ def test_overdue_and_unwanted_jobs_end_though_no_stage_runs(stage: Stage) -> Non
         assert CODEC.decode(outcome, VideoDone) == done
         assert stage.fences.request("acme", request.job_id) is not None
     assert stage.fences.outcome("acme", patient.job_id, 1) is None
-    metrics = page(port, "/metrics")[1]
-    assert 'reel_expirer_told_total{kind="expired",stage="expirer"} 2.0' in metrics
-    assert 'reel_open_runs{stage="expirer"} 2.0' in metrics  # `patient`, and the foreign wish
+    lines = {
+        'reel_expirer_told_total{kind="expired",stage="expirer"} 2.0',
+        'reel_expirer_told_total{kind="cancelled",stage="expirer"} 1.0',
+        'reel_open_runs{stage="expirer"} 2.0',  # `patient`, and the foreign wish
+    }
+    wait_until(lambda: lines <= set(page(port, "/metrics")[1].splitlines()))
     assert page(port, "/healthz")[0] == 200
     assert stage.end(signal.SIGTERM) == 0
 
