@@ -108,9 +108,12 @@ class Settler:
 
     def _end(self, due: Due, record: GenerationRequest | StageRecord, partition: int) -> bytes:
         done = video_done(
-            record, EXPIRED if due.kind == "expired" else CANCELLED, partition=partition, ended_by=EXPIRER,
+            record,
+            EXPIRED if due.kind == "expired" else CANCELLED,
+            partition=partition,
+            ended_by=EXPIRER,
             finished_at=self._now(),
-        )  # fmt: skip
+        )
         return self._fences.end(*due.key, self._codec.encode(done))
 
     def _standing_request(self, key: RunKey, seen: Seen) -> tuple[GenerationRequest, int] | None:
