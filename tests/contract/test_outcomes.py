@@ -175,12 +175,14 @@ async def come_and_go(bootstrap: str) -> None:
     await have_all.wait()
     members.pop(0).cancel()
     await wave()
-    await produce(bootstrap, VIDEOS_DONE, *(a_done(f"last-{p}") for p in range(1)), partition=0)
-    while "last-0" not in found:
+    last = {f"last-{number}" for number in range(NUM_PARTITIONS)}
+    for number in range(NUM_PARTITIONS):  # behind everything else of their partitions
+        await produce(bootstrap, VIDEOS_DONE, a_done(f"last-{number}"), partition=number)
+    while not last <= set(found):
         await asyncio.wait(members, timeout=0.1)
         for each in members:
             assert not each.done()
     for each in members:
         each.cancel()
     await asyncio.wait(members)
-    assert sorted(found) == sorted(jobs | {"last-0"})
+    assert sorted(found) == sorted(jobs | last)

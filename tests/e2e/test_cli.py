@@ -193,11 +193,11 @@ def test_the_topics_are_as_they_must_be(shell: Shell, up: Up) -> None:
 
 
 def test_a_paused_stage_goes_on_when_it_is_resumed(shell: Shell, up: Up) -> None:
-    assert shell.reel("stages", "pause", "prompt").returncode == 0
+    assert shell.reel("stage", "pause", "prompt").returncode == 0
     job_id = shell.reel("submit", "a blue square", "--steps", "1").stdout.strip()
     run = shell.reel("get", job_id, "blue.mp4")
     assert (run.returncode, run.stderr) == (1, f"reel: not done yet: {job_id} is queued\n")
-    assert shell.reel("stages", "resume", "prompt").returncode == 0
+    assert shell.reel("stage", "resume", "prompt").returncode == 0
     assert shell.reel("watch", job_id).returncode == 0
 
 
