@@ -130,7 +130,14 @@ NO_RUN = a_cleaned_prompt(job=a_job(run=0))
 
 @pytest.mark.parametrize(
     "value",
-    [None, b"", b"no record", *map(CODEC.encode, (a_request(), CLIMBER, NO_RUN))],
+    [
+        None,
+        b"",
+        b"no record",
+        CODEC.encode(a_request()),
+        CODEC.encode(CLIMBER),
+        CODEC.encode(NO_RUN),
+    ],
 )
 def test_a_letter_without_a_usable_job_is_nobodys(value: bytes | None) -> None:
     assert job_of(a_letter(value), CODEC, None) is None
