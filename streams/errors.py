@@ -2,16 +2,20 @@
 
 PipelineError
   RetryableError      later: the same record may succeed at another time
-  InvalidRecord       dead letter: this record can never succeed, its bytes are kept as evidence
-    BlobMissing         an input named by the record is not in the object store
+    BlobMissing         an input named by the record is not in the object store (yet, or any more)
     BlobCorrupt         an input's bytes are not those that the record describes
+  InvalidRecord       dead letter: this record can never succeed, its bytes are kept as evidence
+    OutOfMemory         the device has not enough memory for this record alone
   Rejected            the request is refused: its outcome is `rejected`, no dead letter
-  SickHost            hold: the host, the store or the broker is ill; keep the record, count nothing
+  SickHost            hold: this host is ill; keep the record, count nothing
+    StoreAway           the object store or the registry is, for every worker
   FatalError          crash: a bug of ours, or a state nobody may continue from; the process ends
 SettingsError       wrong use of the program, told in one line; exit code 2
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class PipelineError(Exception):
@@ -41,16 +45,29 @@ class InvalidRecord(PipelineError):
     reason_code = "invalid_record"
 
 
-class BlobMissing(InvalidRecord):
-    """Dead letter: a blob that the record names is not there."""
+class BlobMissing(RetryableError):
+    """Later: a blob that the record names is not there; once it stays lost, its run has failed."""
 
     reason_code = "input_lost"
 
 
-class BlobCorrupt(InvalidRecord):
-    """Dead letter: a blob's size or sha256 differ from what the record says."""
+class BlobCorrupt(RetryableError):
+    """Later: a blob's size or sha256 differ from what the record says."""
 
     reason_code = "input_corrupt"
+
+
+class OutOfMemory(InvalidRecord):
+    """Dead letter, if the record met it alone; in a batch it says that the batch is too large.
+
+    `evidence`: names and figures, such as shape, rows, free and total bytes.
+    """
+
+    reason_code = "out_of_memory"
+
+    def __init__(self, message: str, evidence: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.evidence = dict(evidence)
 
 
 class Rejected(PipelineError):
@@ -60,9 +77,20 @@ class Rejected(PipelineError):
 
 
 class SickHost(PipelineError):
-    """Hold: not the record's fault; keep it, try again in place, count nothing."""
+    """Hold: not the record's fault; keep it, try again in place, count nothing.
+
+    `is_local`: another host may be well, so a worker that stays sick leaves its work to those.
+    """
 
     reason_code = "sick_host"
+    is_local = True
+
+
+class StoreAway(SickHost):
+    """Hold: something that every worker needs does not answer; leaving would help nobody."""
+
+    reason_code = "store_away"
+    is_local = False
 
 
 class FatalError(PipelineError):

@@ -31,6 +31,7 @@ from streams.core.events import (
     TopicPartition,
     Work,
 )
+from streams.core.offset_map import OffsetMap
 from streams.engine import Task
 
 CREATED_AT = datetime(2025, 6, 7, 8, 9, 10, tzinfo=UTC)
@@ -216,7 +217,7 @@ def a_delivery(
 
 def a_start_offset(offset: int = 0, is_committed: bool = True) -> StartOffset:
     """Reading begins where the group had committed."""
-    return StartOffset(offset, is_committed)
+    return StartOffset(OffsetMap(offset), is_committed)
 
 
 def an_output(text: str = "next", **changes: Any) -> Output:

@@ -19,11 +19,13 @@ app = typer.Typer(
 topics_app = typer.Typer(help="The pipeline's topics on the broker.", no_args_is_help=True)
 models_app = typer.Typer(help="Model folders.", no_args_is_help=True)
 stage_app = typer.Typer(help="Stop a stage from taking records, or let it go on.")
+blobs_app = typer.Typer(help="The object store.", no_args_is_help=True)
 dlt_app = typer.Typer(help="Dead letters: what they are, and their jobs' next run.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(models_app, name="models")
 app.add_typer(stage_app, name="stage", no_args_is_help=True)
 app.add_typer(dlt_app, name="dlt", no_args_is_help=True)
+app.add_typer(blobs_app, name="blobs")
 
 
 Prompt = Annotated[str, typer.Argument(help="What the video shows.", show_default=False)]
@@ -46,7 +48,8 @@ OnlyStage = Annotated[str | None, typer.Option("--stage", help="Only this stage'
 OnlyTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's.")]
 OnlyReason = Annotated[str | None, typer.Option("--reason", help="Only with this reason code.")]
 Since = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Not older: 90min, 2h, 7d, or a date and time.")
+    str | None,
+    typer.Option(metavar="TIME", help="Of records not older: 90min, 2h, 7d, or a date and time."),
 ]
 StageName = Annotated[str, typer.Argument(metavar="STAGE", show_default=False)]
 
@@ -316,3 +319,23 @@ def dlt_redrive(
             target, stage, tenant, reason, since, rate, is_all=every, is_dry_run=dry_run
         )
     )
+
+
+@blobs_app.command("sweep")
+def blobs_sweep(
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Remove it; else only say what would go.")
+    ] = False,
+    older_than: Annotated[
+        float, typer.Option(metavar="HOURS", min=1, help="Leave alone what is younger.")
+    ] = 24.0,
+) -> None:
+    """Remove blobs that no live record names; never outcomes, results or finished videos."""
+    from streams.cli.blobs import sweep
+
+    raise typer.Exit(sweep(older_than, is_applied=apply))
+
+
+@blobs_app.callback()
+def _blobs() -> None:
+    """The object store."""

@@ -51,7 +51,7 @@ def make_client(settings: Settings, blobs: BlobStore | None = None) -> Client:
 
 
 def make_codec(settings: Settings) -> Codec:
-    """What reads and writes that pipeline's records."""
+    """The codec of that pipeline: Confluent's wire format with a registry."""
     from schemas.codec import Codec
 
     if settings.schema_registry_url is None:

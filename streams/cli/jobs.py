@@ -117,12 +117,14 @@ def print_outcomes(group: str | None) -> int:
     """Print a JSON line for each effective outcome, until interrupted. The exit code."""
     name = group or next(stage.group for stage in STAGES if stage.reads == VIDEOS_DONE)
 
+    settings = client_settings()
+
     async def run(client: Client) -> None:
-        async with client, aclosing(client.outcomes(name)) as outcomes:
+        outcomes = client.outcomes(name, lookback_s=settings.retention_s)
+        async with client, aclosing(outcomes):
             async for done in outcomes:
                 result(json.dumps(asdict(done), default=_as_text))
 
-    settings = client_settings()
     asyncio.run(run(make_client(settings, known_store(settings))))
     return 0
 

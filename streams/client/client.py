@@ -33,7 +33,7 @@ from streams.client.files import write_whole
 from streams.client.ids import new_job_id
 from streams.client.job_rows import JobRow, fold_jobs
 from streams.client.log_reader import LogReader, open_log, stop_quietly
-from streams.client.outcomes import outcomes_of_all, outcomes_of_group
+from streams.client.outcomes import LOOKBACK_S, outcomes_of_all, outcomes_of_group
 from streams.client.subscription import subscribe
 from streams.core.tiers import DEFAULT_TIERS, partition_of_job
 from streams.errors import InvalidRecord
@@ -51,7 +51,6 @@ from streams.topology import (
     JOB_CONTROL,
     JOB_EVENTS,
     REQUESTS,
-    RETENTION_MS,
     STAGE_CONTROL,
     VIDEOS_DONE,
     stage,
@@ -266,7 +265,7 @@ class Client:
         group: str | None = None,
         *,
         from_beginning: bool = True,
-        lookback_s: float = RETENTION_MS / 1000,
+        lookback_s: float = LOOKBACK_S,
     ) -> AsyncGenerator[VideoDone, None]:
         """Each job's effective outcome, once, as it comes; without end.
 

@@ -6,6 +6,8 @@ Headers of three origins are understood: ours (`reel-dlt-*`, text), Spring Kafka
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,11 +21,12 @@ from streams.blobs.base import BlobStore, check_segment
 from streams.client.connection import BrokerUnreachable, Connection, WrongRequest
 from streams.client.log_reader import STALL_S, open_consumer, poll_gently
 from streams.errors import InvalidRecord
+from streams.letters import DLT_PREFIX, ORIGINAL_MEDIA_TYPE
 from streams.topology import Stage, worker_stages
 
-OURS, SPRINGS, CONNECTS = "reel-dlt-", "kafka_dlt-", "__connect.errors."
+OURS, SPRINGS, CONNECTS = DLT_PREFIX, "kafka_dlt-", "__connect.errors."
 
-MAX_VALUE_BYTES = 1 << 20
+MAX_ORIGINAL_BYTES = 16 << 20
 """An original that was moved to a blob is read up to this size."""
 
 NOT_ITS_OWN = ("idempotency_conflict", "unclaimed_run")
@@ -53,7 +56,10 @@ class JobName:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One record of a stage's dead-letter topic, as it lies there."""
+    """One record of a stage's dead-letter topic, as it lies there.
+
+    Its timestamp is the original's.
+    """
 
     stage: Stage
     partition: int
@@ -70,7 +76,7 @@ class DeadLetter:
 
     @property
     def findings(self) -> dict[str, str]:
-        """What was found out about it, by the names of our own headers, whoever wrote them."""
+        """What was found out about it, under the names of our own headers, whoever wrote them."""
         return read_findings(self.headers)
 
     @property
@@ -89,7 +95,7 @@ class DeadLetter:
 
 
 def read_findings(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
-    """The dead-letter headers as text; what Spring or Connect said also under our name for it.
+    """The dead-letter headers as text; what Spring or Connect said under our name for it, if any.
 
     Never raises, whatever a foreign producer wrote.
 
@@ -107,9 +113,9 @@ def read_findings(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]
         elif name.startswith(CONNECTS):
             theirs[name.removeprefix(CONNECTS)] = as_text(value)
     for name, sources in _SAME.items():
-        found = next((theirs[source] for source in sources if source in theirs), None)
-        if found is not None:
-            theirs.setdefault(name, found)
+        said = [theirs.pop(source) for source in sources if source in theirs]
+        if said:
+            theirs.setdefault(name, said[0])
     return theirs | ours
 
 
@@ -153,7 +159,7 @@ def original_record(letter: DeadLetter, codec: Codec, store: BlobStore | None) -
     """
     value = letter.value
     if not value and store is not None and (blob := letter.blob) is not None:
-        value = store.read(blob, MAX_VALUE_BYTES)
+        value = _unpack(store.read(blob, MAX_ORIGINAL_BYTES), blob.media_type)
     return codec.decode(value, letter.stage.reads_record)
 
 
@@ -179,7 +185,7 @@ async def read_dead_letters(
 ) -> AsyncGenerator[DeadLetter, None]:
     """Every dead letter that lay in these stages' topics when reading began, one at a time.
 
-    In order within a partition; those from `since_ms` (of the topic's own timestamps) only.
+    In order within a partition; with `since_ms` only those whose timestamp is not before it.
     Raises BrokerUnreachable if it gets no further, ClientError for a topic that is missing.
     """
     by_topic = {stage.dead_letters: stage for stage in stages}
@@ -208,7 +214,8 @@ async def read_dead_letters(
                 )
             for place, records in batches.items():
                 for record in records:
-                    if record.offset < left.get(place, 0):
+                    is_recent = since_ms is None or record.timestamp >= since_ms
+                    if is_recent and record.offset < left.get(place, 0):
                         yield _letter(by_topic[place.topic], record)
 
 
@@ -254,6 +261,21 @@ def _letter(stage: Stage, record: ConsumerRecord) -> DeadLetter:
         value=record.value,
         headers=tuple(record.headers),
     )
+
+
+def _unpack(body: bytes, media_type: str) -> bytes | None:
+    """The value of an original as `streams.letters.pack_original` packs it.
+
+    Raises:
+        UndecodableRecord: it is packed otherwise.
+    """
+    if media_type != ORIGINAL_MEDIA_TYPE:
+        raise UndecodableRecord(f"its blob is no {ORIGINAL_MEDIA_TYPE}")
+    try:
+        text = json.loads(body)["value"]
+        return None if text is None else base64.b64decode(text, validate=True)
+    except (KeyError, TypeError, ValueError) as fault:
+        raise UndecodableRecord("its blob holds no packed record") from fault
 
 
 def _number(value: bytes | None) -> str:

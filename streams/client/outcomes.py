@@ -31,6 +31,9 @@ from streams.core.effective import EffectiveEndings
 from streams.errors import InvalidRecord
 from streams.topology import VIDEOS_DONE
 
+LOOKBACK_S = 7 * 86_400.0
+"""How far back duplicates are known: REEL_RETENTION_S, as long as it is not set."""
+
 HOLD_S = 5.0
 """A rebalance waits so long for the outcome that is held to be taken."""
 

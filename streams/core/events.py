@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NamedTuple
 
+from streams.core.offset_map import NO_CRASHES, Crashes, OffsetMap
+
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -29,22 +31,35 @@ class Ticket(NamedTuple):
     assignment_epoch: int
 
 
+class CommitPoint(NamedTuple):
+    """What is committed for a partition: the next offset to read, and the offset map's text."""
+
+    offset: int
+    metadata: str = ""
+
+
 class Fate(Enum):
-    """What becomes of a record that met an error (DESIGN 4.6); `crash` never reaches the core."""
+    """What becomes of a record whose work failed (DESIGN 4.6).
+
+    The two other fates are no record's: `hold` is sat out (`HostSick`), `crash` ends the process.
+    """
 
     LATER = "later"
     DEAD_LETTER = "dead_letter"
-    HOLD = "hold"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a record could not be worked. `ends_job` False: the job of that id is not its own."""
+    """Why a record could not be worked. `ends_job` False: the job of that id is not its own.
+
+    `evidence` is what a person needs to judge it: names and figures, never prompt text.
+    """
 
     fate: Fate
     reason_code: str
     message: str
     ends_job: bool = True
+    evidence: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +73,47 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A delivered record as the core sees it. `job_id` None: the record could not be decoded."""
+    """A delivered record as the core sees it. `job_id` None: the record could not be decoded.
+
+    Run, try and crashes are three counters (DESIGN 4): a redrive's, a retry's, and that of
+    processes which died with the record inside the engine. `due_s`: not to be worked before.
+    """
 
     job_id: str | None
     run: int
     batch_key: Hashable
     deadline_s: float | None
     payload: object
+    try_number: int = 1
+    crashes: Crashes = NO_CRASHES
+    due_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A record to be produced, encoded. Its partition is the job's own."""
+    """A record to be produced, encoded. Its partition is the job's own.
+
+    `timestamp_ms` None: the time at which it is appended.
+    """
 
     topic: str
     partition: int
     key: bytes | None
     value: bytes | None
     headers: Headers
+    timestamp_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StartOffset:
-    """Where reading of an assigned partition begins; whether the group had committed that."""
+    """Where reading of an assigned partition begins; whether the group had committed that.
 
-    offset: int
+    `is_map_ignored`: there was an offset map, of a version that we do not know.
+    """
+
+    known: OffsetMap
     is_committed: bool
+    is_map_ignored: bool = False
 
 
 # ---- events: partitions
@@ -179,11 +209,46 @@ class NotAcknowledged:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """An asynchronous commit was answered."""
+class Offloaded:
+    """The original of a dead letter lies in the object store; these headers say where."""
 
-    offsets: Mapping[TopicPartition, int]
+    ticket: Ticket
+    blob: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The asynchronous commit under way was answered."""
+
     is_ok: bool
+
+
+# ---- events: the host
+
+
+@dataclass(frozen=True, slots=True)
+class HostSick:
+    """The engine cannot work, whatever the record: it holds, and tries by itself until it can.
+
+    `is_local`: another host may be well (device, disk), unlike with a store that is away for all.
+    """
+
+    reason_code: str
+    message: str
+    is_local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostWell:
+    """The engine works again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The built-in good job was worked, or was not; `is_local` as in `HostSick`."""
+
+    is_ok: bool
+    is_local: bool = True
 
 
 # ---- events: controls and time
@@ -202,6 +267,7 @@ class JobCancelled:
 
     job_id: str
     run: int
+    issued_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +277,7 @@ class JobDeadline:
     job_id: str
     run: int
     deadline_s: float
+    issued_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +292,8 @@ class Tick:
 
 Event = (
     Assigned | Revoked | Lost | Delivered | Emitted | Failed | Ended | NotEnded | Announced
-    | Acknowledged | NotAcknowledged | Committed | StagePaused | JobCancelled | JobDeadline
-    | Drain | Tick
+    | Acknowledged | NotAcknowledged | Offloaded | Committed | HostSick | HostWell | Probed
+    | StagePaused | JobCancelled | JobDeadline | Drain | Tick
 )  # fmt: skip
 
 # ---- commands
@@ -265,11 +332,41 @@ class Produce:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Producer: put the original and its fault on the dead-letter topic, then acknowledge."""
+    """Producer: put the original and its fault on the dead-letter topic, then acknowledge.
+
+    `blob`: where the original lies, because it does not fit.
+    """
 
     ticket: Ticket
     work: Work
     fault: Fault
+    blob: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """Engine: put the original into the object store, then answer `Offloaded`."""
+
+    ticket: Ticket
+    work: Work
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Producer: put the original on the retry topic of that delay, then acknowledge.
+
+    `work` says which try the copy is, and how often it has crashed.
+    """
+
+    ticket: Ticket
+    work: Work
+    delay_s: int
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Engine: work the built-in good job, then answer `Probed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +378,12 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Consumer: commit. `must_finish`: before returning, because the partition goes away."""
+    """Consumer: commit. `must_finish`: before returning, because the partition goes away.
 
-    offsets: Mapping[TopicPartition, int]
+    Otherwise answer `Committed`, one for each.
+    """
+
+    points: Mapping[TopicPartition, CommitPoint]
     must_finish: bool
 
 
@@ -301,4 +401,7 @@ class Resume:
     partitions: tuple[TopicPartition, ...]
 
 
-Command = Start | End | Drop | Produce | DeadLetter | Announce | Commit | Pause | Resume
+Command = (
+    Start | End | Drop | Probe | Offload | Produce | DeadLetter | Retry | Announce | Commit
+    | Pause | Resume
+)  # fmt: skip

@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from streams.core.events import Ending, Fault, Output, Ticket, Work
+from streams.core.events import (
+    Command,
+    DeadLetter,
+    End,
+    Ending,
+    Fault,
+    Headers,
+    Offload,
+    Output,
+    Produce,
+    Retry,
+    Ticket,
+    Work,
+)
+from streams.core.offset_map import NO_CRASHES, Crashes
 
 RunOfJob = tuple[str, int]
 
@@ -13,11 +27,23 @@ RunOfJob = tuple[str, int]
 class Phase(Enum):
     """Where in its life a delivered record is."""
 
-    WAITING = auto()
+    BEHIND = auto()  # another copy of its job is at work
+    DELAYED = auto()  # not due yet
+    WAITING = auto()  # for a batch
+    ENTERING = auto()  # its start marker is being committed
     RUNNING = auto()
+    JUDGED = auto()  # failed; a probe will tell whether it was the host
+    RETRYING = auto()  # a copy goes to a retry topic
     DEAD_LETTERING = auto()
+    OFFLOADING = auto()  # the original goes to the object store first
     ENDING = auto()
     PRODUCING = auto()
+
+
+#: Phases of which nothing outside knows: such a record may be finished unworked, or handed back.
+NOT_BEGUN = frozenset({Phase.BEHIND, Phase.DELAYED, Phase.WAITING})
+#: Phases in which a process that dies would take the record's crash count up.
+IN_ENGINE = frozenset({Phase.ENTERING, Phase.RUNNING})
 
 
 @dataclass(slots=True)
@@ -27,12 +53,38 @@ class Flight:
     ticket: Ticket
     work: Work
     verdict: Fault | Ending | None = None  # what its delivery said of it
-    phase: Phase = Phase.WAITING
+    phase: Phase = Phase.BEHIND
+    crashes: Crashes = NO_CRASHES
     batch: int = 0
     outputs: tuple[Output, ...] = ()
     fault: Fault | None = None
+    blob: Headers = ()
+    retry: Retry | None = None
+    ending: Ending | None = None
+    num_end_tries: int = 0
 
     @property
     def run_of_job(self) -> RunOfJob | None:
         """What it works on; None for a record that could not be decoded."""
         return None if self.work.job_id is None else (self.work.job_id, self.work.run)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Copies of one job order by (run, try)."""
+        return self.work.run, self.work.try_number
+
+    def question(self) -> Command:
+        """What is asked for it in its phase; asking again does no harm."""
+        match self.phase:
+            case Phase.PRODUCING:
+                return Produce(self.ticket, self.outputs)
+            case Phase.RETRYING:
+                assert self.retry is not None
+                return self.retry
+            case Phase.ENDING:
+                assert self.ending is not None
+                return End(self.ticket, self.work, self.ending)
+        assert self.fault is not None, f"{self.phase} asks for nothing"
+        if self.phase is Phase.OFFLOADING:
+            return Offload(self.ticket, self.work)
+        return DeadLetter(self.ticket, self.work, self.fault, self.blob)

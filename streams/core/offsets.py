@@ -1,45 +1,54 @@
-"""Which offset of one partition may be committed while its records finish out of order."""
+"""What one partition may commit while its records finish out of order."""
 
 from __future__ import annotations
 
 from collections import deque
 
+from streams.core.offset_map import MAX_SPAN, NO_CRASHES, Crashes, OffsetMap
+
 
 class OffsetTracker:
-    """Which offset of one partition may be committed when records finish out of order.
+    """What one partition may commit when records finish out of order.
 
     Tracks delivered offsets only, so gaps (compaction, transaction markers) are never waited for.
-    A commit offset is exclusive, as in Kafka: it names the next record to read. Costs O(1) a
-    record, amortised.
+    A commit offset is exclusive, as in Kafka: it names the next record to read. What is finished
+    beyond it is the offset map; records that an earlier owner finished are not delivered to
+    anybody again. Costs O(1) a record, amortised.
 
-    >>> tracker = OffsetTracker(assignment_epoch=7)
-    >>> for offset in (10, 11, 14):             # 12 and 13 were compacted away
-    ...     _ = tracker.deliver(offset)
+    >>> tracker = OffsetTracker(assignment_epoch=7, known=OffsetMap(10, 0b1000))
+    >>> [tracker.deliver(offset) for offset in (10, 11, 13, 14)]    # 12 was compacted away
+    [True, True, False, True]
     >>> tracker.complete(11, assignment_epoch=7), tracker.commit_offset
     (True, 10)
+    >>> tracker.offset_map().finished()
+    [11, 13]
     >>> tracker.complete(10, assignment_epoch=7), tracker.commit_offset
     (True, 14)
     >>> tracker.complete(14, assignment_epoch=6), tracker.commit_offset   # from before a rebalance
     (False, 14)
     """
 
-    __slots__ = ("_commit_offset", "_next_offset", "_open", "_order", "assignment_epoch")
+    __slots__ = (
+        "_bits", "_commit_offset", "_crashes", "_next_offset", "_open", "_order",
+        "assignment_epoch",
+    )  # fmt: skip
 
-    def __init__(self, assignment_epoch: int, start_offset: int | None = None) -> None:
+    def __init__(self, assignment_epoch: int, known: OffsetMap) -> None:
         self.assignment_epoch = assignment_epoch
-        self._commit_offset = start_offset
-        self._next_offset = -1 if start_offset is None else start_offset
+        self._commit_offset = self._next_offset = known.offset
+        self._bits = known.finished_bits  # bit i: commit_offset + i is finished
+        self._crashes = dict(known.crashes)
         self._open: set[int] = set()  # delivered, not finished
         self._order: deque[int] = deque()  # ascending: every open offset, and finished ones between
 
     @property
-    def commit_offset(self) -> int | None:
-        """The lowest unfinished offset, else the next to read; None: nothing is known yet."""
+    def commit_offset(self) -> int:
+        """The lowest unfinished offset, else the next to read."""
         return self._commit_offset
 
     @property
     def next_offset(self) -> int:
-        """One past the highest delivered offset; -1 before the first delivery without a start."""
+        """One past the highest delivered offset."""
         return self._next_offset
 
     @property
@@ -47,13 +56,31 @@ class OffsetTracker:
         """Delivered records that have not finished."""
         return len(self._open)
 
+    @property
+    def span(self) -> int:
+        """How far the map reaches beyond the commit offset, in offsets."""
+        return self._bits.bit_length()
+
+    def offset_map(self) -> OffsetMap:
+        """What is to be committed beside `commit_offset`, as of now."""
+        return OffsetMap(self._commit_offset, self._bits, dict(self._crashes))
+
     def deliver(self, offset: int) -> bool:
-        """Take note of a delivered record; False, and no change, if it was delivered before."""
+        """Take note of a delivered record; False: nothing is to be done for it.
+
+        It was delivered before, or an earlier owner has finished it.
+        """
         if offset < self._next_offset:
             return False
         self._next_offset = offset + 1
         if not self._order:
-            self._commit_offset = offset
+            self._advance(offset)
+        if self._bits >> (offset - self._commit_offset) & 1:
+            if self._order:
+                self._order.append(offset)
+            else:
+                self._advance(offset + 1)
+            return False
         self._order.append(offset)
         self._open.add(offset)
         return True
@@ -66,7 +93,32 @@ class OffsetTracker:
         if assignment_epoch != self.assignment_epoch or offset not in self._open:
             return False
         self._open.remove(offset)
-        while self._order and self._order[0] not in self._open:
-            self._order.popleft()
-        self._commit_offset = self._order[0] if self._order else self._next_offset
+        self._crashes.pop(offset, None)
+        if offset != self._commit_offset:
+            distance = offset - self._commit_offset
+            if distance < MAX_SPAN:
+                self._bits |= 1 << distance
+            return True
+        order, still_open = self._order, self._open
+        while order and order[0] not in still_open:
+            order.popleft()
+        self._advance(order[0] if order else self._next_offset)
         return True
+
+    def crashes(self, offset: int) -> Crashes | None:
+        """What the map says of a record; None: nothing."""
+        return self._crashes.get(offset)
+
+    def set_crashes(self, offset: int, crashes: Crashes) -> None:
+        """What the map shall say of a record from now on."""
+        if crashes == NO_CRASHES:
+            self._crashes.pop(offset, None)
+        else:
+            self._crashes[offset] = crashes
+
+    def _advance(self, offset: int) -> None:
+        """Everything below `offset` is finished, or was never there."""
+        self._bits >>= offset - self._commit_offset
+        self._commit_offset = offset
+        if self._crashes:
+            self._crashes = {at: each for at, each in self._crashes.items() if at >= offset}

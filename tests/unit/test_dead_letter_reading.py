@@ -22,6 +22,8 @@ from streams.client.dead_letters import (
     parse_address,
     read_findings,
 )
+from streams.engine import Task
+from streams.letters import ORIGINAL_MEDIA_TYPE, pack_original
 from streams.topology import stage
 from tests.builders import a_cleaned_prompt, a_job, a_request
 
@@ -152,12 +154,15 @@ def test_a_letter_under_anothers_job_id_is_not_its(reason: bytes) -> None:
 def test_an_original_that_was_moved_is_read_from_its_blob(tmp_path: Path) -> None:
     store = open_store((tmp_path / "blobs").as_uri())
     record = a_cleaned_prompt()
-    blob = store.put("acme/job-1/1/sampler", [CODEC.encode(record)], "application/avro")
+    task = Task(None, 3, CODEC.encode(record), "prompts.cleaned", 17)
+    blob = store.put("dead-letters/sampler/3", [pack_original(task)], ORIGINAL_MEDIA_TYPE)
     letter = a_letter(b"", *moved_to(blob))
     assert letter.blob == blob
     assert original_record(letter, CODEC, store) == record
     with pytest.raises(UndecodableRecord):
         original_record(letter, CODEC, None)
+    other = store.put("dead-letters/sampler/3", [b"{}"], ORIGINAL_MEDIA_TYPE)
+    assert job_of(a_letter(b"", *moved_to(other)), CODEC, store) is None
     foreign = BlobRef("file:///etc/passwd", blob.sha256, blob.size_bytes, blob.media_type)
     assert job_of(a_letter(b"", *moved_to(foreign)), CODEC, store) is None
 

@@ -1,0 +1,93 @@
+"""Which records enter the engine together, and how many batches are in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Generic, NamedTuple, TypeVar
+
+from streams.core.micro_batch import MicroBatcher
+
+T = TypeVar("T")
+
+
+class Batch(NamedTuple, Generic[T]):
+    """Items that enter the engine together. `is_alone`: nothing else may be in it meanwhile."""
+
+    number: int
+    items: tuple[T, ...]
+    is_alone: bool
+
+
+class Batches(Generic[T]):
+    """Micro-batches, at most `max_batches` in the engine; a suspect enters an empty engine, alone.
+
+    Suspects and batches take turns, so neither waits for ever.
+
+    >>> batches = Batches(max_size=2, max_age_s=1.0, max_batches=2)
+    >>> batches.add("64x64", "a", now_s=0.0); batches.add_suspect("s")
+    >>> batches.take(now_s=0.0)
+    Batch(number=1, items=('s',), is_alone=True)
+    >>> batches.take(now_s=0.0); batches.leave(1)
+    >>> batches.take(now_s=0.0)
+    Batch(number=2, items=('a',), is_alone=False)
+    """
+
+    def __init__(self, max_size: int, max_age_s: float, max_batches: int) -> None:
+        self._waiting: MicroBatcher[T] = MicroBatcher(max_size, max_age_s)
+        self._suspects: deque[T] = deque()
+        self._max_batches = max_batches
+        self._sizes: dict[int, int] = {}  # items still in the engine, by batch
+        self._last_number = 0
+        self._is_alone = False
+        self._is_suspects_turn = True
+
+    @property
+    def num_waiting(self) -> int:
+        """Items that are not in the engine yet."""
+        return len(self._waiting) + len(self._suspects)
+
+    def next_due_s(self) -> float | None:
+        """When the next batch closes by age; None if nothing waits."""
+        return 0.0 if self._suspects else self._waiting.next_due_s()
+
+    def add(self, key: Hashable, item: T, now_s: float) -> None:
+        """Let an item wait for company of its key."""
+        self._waiting.add(key, item, now_s)
+
+    def add_suspect(self, item: T) -> None:
+        """Let an item wait for an engine of its own."""
+        self._suspects.append(item)
+
+    def take(self, now_s: float) -> Batch[T] | None:
+        """The batch that enters the engine now; None if none may."""
+        if self._is_alone or len(self._sizes) >= self._max_batches:
+            return None
+        if self._suspects and (self._is_suspects_turn or not len(self._waiting)):
+            if self._sizes:
+                return None  # let the engine run empty
+            self._is_suspects_turn, self._is_alone = False, True
+            return self._enter((self._suspects.popleft(),), is_alone=True)
+        items = self._waiting.take(now_s, is_idle=not self._sizes)
+        if not items:
+            return None
+        self._is_suspects_turn = True
+        return self._enter(items, is_alone=False)
+
+    def leave(self, number: int) -> None:
+        """One item of a batch has left the engine."""
+        self._sizes[number] -= 1
+        if not self._sizes[number]:
+            del self._sizes[number]
+            self._is_alone = False
+
+    def drop(self, is_dropped: Callable[[T], bool]) -> tuple[T, ...]:
+        """Remove and return every waiting item that the predicate names."""
+        suspects = tuple(item for item in self._suspects if is_dropped(item))
+        self._suspects = deque(item for item in self._suspects if not is_dropped(item))
+        return self._waiting.drop(is_dropped) + suspects
+
+    def _enter(self, items: tuple[T, ...], is_alone: bool) -> Batch[T]:
+        self._last_number += 1
+        self._sizes[self._last_number] = len(items)
+        return Batch(self._last_number, items, is_alone)

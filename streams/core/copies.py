@@ -1,0 +1,68 @@
+"""One flight at a time for each job, the copy of the highest (run, try) first (DESIGN 4.7)."""
+
+from __future__ import annotations
+
+from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
+
+
+class Copies:
+    """The delivered, unfinished copies of each job, and which of them is at work."""
+
+    def __init__(self) -> None:
+        self._at_work: dict[str, Flight] = {}
+        self._behind: dict[str, list[Flight]] = {}
+
+    def at_work(self, job_id: str) -> Flight | None:
+        """The copy that works on the job."""
+        return self._at_work.get(job_id)
+
+    def is_outranked(self, flight: Flight) -> bool:
+        """Whether a higher copy of its job is here: then this one has nothing left to do."""
+        job_id = flight.work.job_id
+        if job_id is None:
+            return False
+        here = [*self._behind.get(job_id, ()), self._at_work.get(job_id)]
+        return any(other is not None and other.rank > flight.rank for other in here)
+
+    def add(self, job_id: str, flight: Flight) -> tuple[list[Flight], bool]:
+        """A copy was delivered: which copies are needless now, and whether it is at work at once.
+
+        A needless copy is to be finished unworked, `remove` included: a higher one is here, which
+        is on the log, and nobody waits for an answer about the lower one.
+        """
+        if (current := self._at_work.get(job_id)) is None:
+            self._at_work[job_id] = flight
+            return [], True
+        behind = self._behind.setdefault(job_id, [])
+        needless = [copy for copy in behind if copy.rank < flight.rank]
+        if self.is_outranked(flight):
+            needless.append(flight)
+        behind.append(flight)
+        if _can_stop(current, flight):
+            needless.append(current)
+        return needless, False
+
+    def remove(self, job_id: str, flight: Flight) -> Flight | None:
+        """A copy is gone; the one that takes over from it, if it was at work and others wait."""
+        behind = self._behind.get(job_id, [])
+        following = None
+        if self._at_work.get(job_id) is not flight:
+            behind.remove(flight)
+        elif behind:
+            # Of equal rank the first delivered goes first.
+            following = max(behind, key=lambda each: each.rank)
+            self._at_work[job_id] = following
+            behind.remove(following)
+        else:
+            del self._at_work[job_id]
+        if not behind:
+            self._behind.pop(job_id, None)
+        return following
+
+
+def _can_stop(current: Flight, newer: Flight) -> bool:
+    if current.rank >= newer.rank:
+        return False
+    if current.phase in IN_ENGINE:
+        return current.work.run < newer.work.run  # its run has ended, or there were no newer one
+    return current.phase in NOT_BEGUN or current.phase is Phase.JUDGED

@@ -1,0 +1,222 @@
+"""The records that are here, and every step that one of them can take."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+
+from streams.core import events as ev
+from streams.core.batches import Batches
+from streams.core.copies import Copies
+from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition
+from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
+from streams.core.gate import Why
+from streams.core.limits import StageLimits
+from streams.core.offset_map import Crashes
+from streams.core.partitions import OurPartitions
+from streams.core.retry import is_suspect, sentence
+from streams.core.wishes import Wishes
+
+CANCELLED = Ending("cancelled", "cancelled", "cancelled by request")
+EXPIRED = Ending("expired", "deadline_passed", "the deadline passed before the work was done")
+
+
+class Flights:
+    """The delivered, unfinished records of one worker; `StageState` says what happens to them.
+
+    Every step appends to `commands` what it asks for. `now_s` is set before each event.
+    """
+
+    def __init__(self, ours: OurPartitions, limits: StageLimits) -> None:
+        self._ours, self._policy = ours, limits.retry
+        self._ask_again_s = limits.ask_again_s
+        self.by_ticket: dict[Ticket, Flight] = {}
+        self.batches: Batches[Ticket] = Batches(
+            limits.batch_max, limits.batch_age_s, limits.max_batches
+        )
+        self.copies = Copies()
+        self.wishes = Wishes(limits.longest_run_s)
+        self.num_active = 0  # flights that somebody's answer is due for
+        self.commands: list[Command] = []
+        self.now_s = 0.0
+        self._due: list[tuple[float, Ticket]] = []  # heap of delayed flights
+        self._num_delayed: Counter[TopicPartition] = Counter()
+        self._again: list[tuple[float, Ticket]] = []  # heap of questions to ask once more
+
+    def get(self, ticket: Ticket, phase: Phase) -> Flight | None:
+        """The flight of that ticket if it still is in that phase; None: the answer is stale."""
+        flight = self.by_ticket.get(ticket)
+        return flight if flight is not None and flight.phase is phase else None
+
+    def admit(self, flight: Flight) -> None:
+        """It has its turn: to wait for a batch, or for what its delivery or its past say."""
+        if isinstance(flight.verdict, Fault):
+            self.dead_letter(flight, flight.verdict)
+            return
+        if ending := flight.verdict or self.ending_due(flight):
+            self.end(flight, ending)
+            return
+        work = flight.work
+        if work.due_s is not None and work.due_s > self.now_s:
+            self._delay(flight, work.due_s)
+            return
+        match sentence(flight.crashes, work.crashes):
+            case Fault(fate=Fate.LATER) as fault:
+                self.retry(flight, self._policy.longest_s, work.try_number, fault)
+            case Fault() as fault:
+                self.dead_letter(flight, fault)
+            case None:
+                self.move(flight, Phase.WAITING)
+                if is_suspect(flight.crashes):
+                    self.batches.add_suspect(flight.ticket)
+                else:
+                    self.batches.add(work.batch_key, flight.ticket, self.now_s)
+
+    def ending_due(self, flight: Flight) -> Ending | None:
+        """How the run ends because somebody, or time, has said so."""
+        run_of_job = flight.run_of_job
+        assert run_of_job is not None, "a record without a job has a fault"
+        if self.wishes.is_cancelled(run_of_job):
+            return CANCELLED
+        deadline_s = self.wishes.deadline_s(run_of_job, flight.work.deadline_s)
+        return EXPIRED if deadline_s is not None and deadline_s <= self.now_s else None
+
+    def _delay(self, flight: Flight, due_s: float) -> None:
+        """Records of a retry topic come due in order: none behind this one need be delivered."""
+        self.move(flight, Phase.DELAYED)
+        self._num_delayed[flight.ticket.partition] += 1
+        heapq.heappush(self._due, (due_s, flight.ticket))
+        self.pause(self._ours.gate.close(flight.ticket.partition, Why.NOT_DUE))
+
+    def admit_due(self) -> None:
+        """Records whose time has come go on."""
+        while self._due and self._due[0][0] <= self.now_s:
+            _, ticket = heapq.heappop(self._due)
+            if flight := self.get(ticket, Phase.DELAYED):
+                self.admit(flight)
+
+    def ask_later(self, flight: Flight) -> None:
+        """The answer was no, for now."""
+        heapq.heappush(self._again, (self.now_s + self._ask_again_s, flight.ticket))
+
+    def ask_again(self) -> None:
+        """Questions whose time has come are asked once more."""
+        while self._again and self._again[0][0] <= self.now_s:
+            _, ticket = heapq.heappop(self._again)
+            if (flight := self.by_ticket.get(ticket)) is not None:
+                self.ask(flight)
+
+    def ask(self, flight: Flight) -> None:
+        """Ask what is asked of engine or producer in its phase."""
+        self.commands.append(flight.question())
+
+    def produce(self, flight: Flight, outputs: tuple[ev.Output, ...]) -> None:
+        """It is worked, or ended: put that on the log."""
+        self.leave_for(flight, Phase.PRODUCING)
+        flight.outputs = outputs
+        self.ask(flight)
+
+    def dead_letter(self, flight: Flight, fault: Fault) -> None:
+        """It can never be worked: keep the evidence."""
+        self.leave_for(flight, Phase.DEAD_LETTERING)
+        flight.fault, flight.work = fault, replace(flight.work, crashes=flight.crashes)
+        self.ask(flight)
+
+    def retry(self, flight: Flight, delay_s: int, try_number: int, fault: Fault) -> None:
+        """It may be worked later: put a copy on the retry topic of that delay."""
+        self.leave_for(flight, Phase.RETRYING)
+        work = replace(flight.work, try_number=try_number, crashes=flight.crashes, due_s=None)
+        flight.retry = ev.Retry(flight.ticket, work, delay_s, fault)
+        self.ask(flight)
+
+    def end(self, flight: Flight, ending: Ending) -> None:
+        """Its run ends without being completed."""
+        self.leave_for(flight, Phase.ENDING)
+        flight.ending = ending
+        self.ask(flight)
+
+    def take_fate(self, flight: Flight, fault: Fault) -> None:
+        """Its work has failed, and it was not the host: later, or dead letter."""
+        work = flight.work
+        assert work.job_id is not None, "what has no job is not worked"
+        delay_s = self._policy.delay_s(work.job_id, work.run, work.try_number)
+        if self.copies.is_outranked(flight):  # its next try is here already
+            self.finish(flight)
+        elif fault.fate is Fate.DEAD_LETTER or delay_s is None:
+            self.dead_letter(flight, fault)
+        else:
+            self.retry(flight, delay_s, work.try_number + 1, fault)
+
+    def cancel(self, flight: Flight | None, run: int) -> None:
+        """A cancel names its run; what is past being cancelled goes its way."""
+        if flight is None or flight.work.run != run:
+            return
+        if flight.phase not in NOT_BEGUN | IN_ENGINE | {Phase.JUDGED}:
+            return
+        if flight.phase is Phase.WAITING:
+            self.batches.drop(lambda each: each == flight.ticket)
+        elif flight.phase is Phase.RUNNING:
+            self.commands.append(ev.Drop((flight.ticket,)))
+        flight.fault = None
+        self.end(flight, CANCELLED)
+
+    def finish(self, flight: Flight) -> None:
+        """Its offset counts as finished; a copy that waited for it has its turn."""
+        (following,) = self.remove([flight])
+        partition = flight.ticket.partition
+        self.resume(self._ours.finish(flight.ticket))
+        paused, resumed = self._ours.press_back(partition)
+        self.pause(paused)
+        self.resume(resumed)
+        if following is not None:
+            self.admit(following)
+
+    def remove(self, flights: Collection[Flight]) -> list[Flight | None]:
+        """Let go of flights; for each the copy that takes over, perhaps itself about to go."""
+        waiting = {flight.ticket for flight in flights if flight.phase is Phase.WAITING}
+        if waiting:
+            self.batches.drop(waiting.__contains__)
+        following = []
+        for flight in flights:
+            self.move(flight, Phase.BEHIND)
+            del self.by_ticket[flight.ticket]
+            job_id = flight.work.job_id
+            following.append(None if job_id is None else self.copies.remove(job_id, flight))
+        return following
+
+    def leave_for(self, flight: Flight, phase: Phase) -> None:
+        """It goes on to that phase; if it was in the engine, it has not crashed there."""
+        if flight.phase in IN_ENGINE:
+            self.set_crashes(flight, flight.crashes)
+        self.move(flight, phase)
+
+    def move(self, flight: Flight, phase: Phase) -> None:
+        """Every change of phase, and what leaving the one and entering the other means."""
+        before, flight.phase = flight.phase, phase
+        self.num_active += (phase not in NOT_BEGUN) - (before not in NOT_BEGUN)
+        if before in IN_ENGINE and phase not in IN_ENGINE:
+            self.batches.leave(flight.batch)
+        if before is Phase.DELAYED:
+            partition = flight.ticket.partition
+            self._num_delayed[partition] -= 1
+            if not self._num_delayed[partition]:
+                del self._num_delayed[partition]
+                self.resume(self._ours.gate.open(partition, Why.NOT_DUE))
+
+    def set_crashes(self, flight: Flight, crashes: Crashes) -> None:
+        """What the offset map shall say of its crashes from the next commit on."""
+        partition, offset, _ = flight.ticket
+        self._ours.trackers[partition].set_crashes(offset, crashes)
+        self._ours.touch(partition)
+
+    def pause(self, partitions: tuple[TopicPartition, ...]) -> None:
+        """Deliver no more of these; none is no command."""
+        if partitions:
+            self.commands.append(ev.Pause(partitions))
+
+    def resume(self, partitions: tuple[TopicPartition, ...]) -> None:
+        """Deliver these again; none is no command."""
+        if partitions:
+            self.commands.append(ev.Resume(partitions))

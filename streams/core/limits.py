@@ -1,0 +1,30 @@
+"""What bounds a stage's state: sizes and times, all from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streams.core.retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class StageLimits:
+    """How much a worker holds and when it acts. Times in seconds, sizes in records."""
+
+    window_high: int = 64
+    window_low: int = 32
+    batch_max: int = 4
+    batch_age_s: float = 0.2
+    max_batches: int = 2  # one computing, one fetching its inputs
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    breaker_limit: int = 5  # failures in a row, of different jobs
+    probe_wait_s: float = 0.5  # after a probe that failed, doubling up to the longest
+    longest_probe_wait_s: float = 30.0
+    leave_after_s: float = 300.0  # a sick host leaves the group
+    ask_again_s: float = 1.0  # after a produce or an ending that was refused
+    longest_run_s: float = 86_400.0  # wishes of longer ago concern nobody
+    commit_interval_s: float = 1.0
+    drain_s: float = 20.0
+    poll_s: float = 0.1
+    busy_poll_s: float = 0.01  # while answers of engine or producer are due
+    mark_poll_s: float = 0.002  # while a batch waits for its start marker
