@@ -22,10 +22,11 @@ from streams.client.dead_letters import (
     parse_address,
     read_findings,
 )
+from streams.core.events import DeadLetter as DeadLetterCommand
 from streams.engine import Task
-from streams.letters import ORIGINAL_MEDIA_TYPE, pack_original
+from streams.letters import ORIGINAL_MEDIA_TYPE, dead_letter, pack_original
 from streams.topology import stage
-from tests.builders import a_cleaned_prompt, a_job, a_request
+from tests.builders import a_cleaned_prompt, a_fault, a_job, a_request, a_task, a_ticket, a_work
 
 CODEC = Codec()
 
@@ -39,6 +40,19 @@ def a_letter(
 def test_our_findings_are_read_by_their_names() -> None:
     headers = [("ce_id", b"x"), ("reel-dlt-reason-code", b"input_lost"), ("reel-dlt-try", b"3")]
     assert read_findings(headers) == {"reason-code": "input_lost", "try": "3"}
+
+
+def test_what_a_worker_writes_is_read_back() -> None:
+    task = a_task(a_cleaned_prompt(job=a_job(run=2)), offset=17, headers=(("ce_id", b"x"),))
+    command = DeadLetterCommand(
+        a_ticket(17), a_work(payload=task, run=2), a_fault(reason_code="oom")
+    )
+    written = dead_letter(stage("sampler"), task, command, "worker-1", "torch 9.9")
+    letter = a_letter(written.value, *written.headers)
+    found = letter.findings
+    assert (found["reason-code"], found["run"], found["offset"]) == ("oom", "2", "17")
+    assert not any(name.startswith("original-") for name in found)  # Spring's twins say the same
+    assert job_of(letter, CODEC, None) == JobName("acme", "job-1", 2)
 
 
 def test_springs_numbers_are_binary() -> None:
