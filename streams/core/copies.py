@@ -16,6 +16,10 @@ class Copies:
         """The copy that works on the job."""
         return self._at_work.get(job_id)
 
+    def not_above(self, job_id: str, rank: tuple[int, int]) -> list[Flight]:
+        """The copies that wait and rank no higher."""
+        return [copy for copy in self._behind.get(job_id, ()) if copy.rank <= rank]
+
     def is_outranked(self, flight: Flight) -> bool:
         """Whether a higher copy of its job is here: then this one has nothing left to do."""
         job_id = flight.work.job_id

@@ -173,6 +173,18 @@ class Flights:
         if following is not None:
             self.admit(following)
 
+    def finish_retried(self, flight: Flight) -> None:
+        """Its copy is on the log: whatever else ranks no higher would only do the same again.
+
+        A second copy of the same try, worked now, would also begin to count crashes from zero.
+        """
+        assert flight.retry is not None, "it was not retried"
+        work = flight.retry.work
+        assert work.job_id is not None, "what has no job is not retried"
+        for copy in self.copies.not_above(work.job_id, (work.run, work.try_number)):
+            self.finish(copy)
+        self.finish(flight)
+
     def remove(self, flights: Collection[Flight]) -> list[Flight | None]:
         """Let go of flights; for each the copy that takes over, perhaps itself about to go."""
         waiting = {flight.ticket for flight in flights if flight.phase is Phase.WAITING}
