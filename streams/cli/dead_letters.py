@@ -20,7 +20,7 @@ from streams.blobs.fences import Fences
 from streams.cli.context import client_settings, make_client, make_codec, make_store
 from streams.cli.terminal import print_table, result, say
 from streams.cli.wishes import parse_rate, parse_since
-from streams.client import Client, ClientError, Connection
+from streams.client import Client, ClientError, Connection, UnknownJob
 from streams.client.dead_letters import (
     CONNECTS,
     OURS,
@@ -231,6 +231,10 @@ class _Redriver:
     async def job(self, job_id: str, tenant: str | None) -> int:
         """The exit code: 1 where the job can never be redriven."""
         async with self._pipeline.client() as client:
+            if tenant is None:
+                if (row := await client.find(job_id)) is None:
+                    raise UnknownJob(f"no job {job_id}")
+                tenant = row.tenant_id
             return _exit_code(await self._redrive(client, job_id, tenant, None))
 
     async def all_of(self, choice: _Choice) -> int:
@@ -251,9 +255,7 @@ class _Redriver:
         say(f"{num_begun} {'would be ' if self._is_dry_run else ''}redriven")
         return 0
 
-    async def _redrive(
-        self, client: Client, job_id: str, tenant: str | None, run: int | None
-    ) -> Plan:
+    async def _redrive(self, client: Client, job_id: str, tenant: str, run: int | None) -> Plan:
         if self._is_dry_run:
             done = await client.plan_redrive(job_id, tenant_id=tenant, run=run)
         else:
@@ -267,8 +269,7 @@ class _Redriver:
                 what = f"run {done.run} {would}sent again"
             case _:
                 what = f"left alone: {done.reason}"
-        owner = tenant if isinstance(done, NothingToDo) else done.tenant_id
-        result(f"{job_id}\t{owner or '-'}\t{what}")
+        result(f"{job_id}\t{tenant}\t{what}")
         return done
 
     def _is_first(self, job: JobName) -> bool:

@@ -322,7 +322,7 @@ class Client:
         """
         key, ended = job_id.encode(), None
         last_run = 0
-        async with self._log([JOB_EVENTS, VIDEOS_DONE]) as log:
+        async with self._log(JOB_TOPICS) as log:  # a request tells of a run that nobody has begun
             while True:
                 for record in await log.poll(1.0, key):
                     if record.job_id != job_id:

@@ -30,6 +30,7 @@ from streams.settings import Settings
 from streams.topology import JOB_EVENTS, REQUESTS, STAGE_CONTROL, VIDEOS_DONE
 from tests.contract.client_rig import (
     CODEC,
+    NOON,
     NUM_PARTITIONS,
     a_done,
     an_event,
@@ -153,6 +154,26 @@ def test_watching_a_job_in_its_second_run_waits_for_that_run(
         return None
 
     assert run(watch, client) == a_done(job_id, run=2)
+
+
+def test_watching_a_job_that_was_just_redriven_waits_for_the_new_run(
+    client: Client, bootstrap: str
+) -> None:
+    job_id = new_job_id()
+
+    async def watch() -> list[Any]:
+        await produce(bootstrap, VIDEOS_DONE, a_done(job_id, "expired"))
+        await produce(bootstrap, REQUESTS, GenerationRequest(job_id, "acme", "x", NOON, run=2))
+        seen = []
+        async with aclosing(client.watch(job_id)) as events:
+            first = asyncio.ensure_future(anext(events))
+            await asyncio.wait({first}, timeout=2.0)
+            assert not first.done()  # run 1's ending is not the end
+            await produce(bootstrap, VIDEOS_DONE, a_done(job_id, run=2))
+            seen.append(await first)
+        return seen
+
+    assert run(watch, client) == [a_done(job_id, run=2)]
 
 
 def test_a_job_that_has_not_ended_is_not_got(client: Client, bootstrap: str) -> None:
