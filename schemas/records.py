@@ -188,6 +188,7 @@ class JobControl:
     issued_at: datetime
     issued_by: str
     deadline: datetime | None = None
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

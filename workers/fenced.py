@@ -8,7 +8,7 @@ outcome; a stage that has its result re-emits that; only then is there work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -72,7 +72,7 @@ class FencedWork:
                 if partition != task.partition:
                     # Any partitioner may have written it; its own partition's owner works it.
                     return (Output(task.topic, partition, task.key, task.value, task.headers),)
-            self.work.begin(task)
+            task = self.work.begin(task)
             tenant, job, run = _identity(task.record)
             if (outcome := self._fences.outcome(tenant, job, run)) is not None:
                 return (self._outcome_output(task, outcome),)
@@ -112,10 +112,11 @@ class FencedWork:
         """Give the run an outcome other than completed; tells the one that stands.
 
         Raises:
-            InvalidRecord: the request is another's (idempotency conflict), or its job unknown.
+            InvalidRecord: the request is another's (`idempotency_conflict`), or its run nobody's
+                (`unclaimed_run`).
         """
         if isinstance(task.record, GenerationRequest):
-            self.work.begin(task)
+            task = self.work.begin(replace(task, partition=self._partition(task)))
         done = self._codec.encode(self._video_done(task, ending))
         tenant, job, run = _identity(task.record)
         return (self._outcome_output(task, self._fences.end(tenant, job, run, done)),)
@@ -152,7 +153,7 @@ class FencedWork:
             run=job.run,
             tenant_id=job.tenant_id,
             status=ending.status,
-            partition=self._partition(task),
+            partition=task.partition,
             created_at=job.created_at,
             finished_at=self._now(),
             tier=job.tier,

@@ -33,8 +33,11 @@ class StageWork(Protocol):
             InvalidRecord, Rejected
         """
 
-    def begin(self, task: Task) -> None:
-        """Before anything else is done for a record; on an I/O thread, perhaps more than once."""
+    def begin(self, task: Task) -> Task:
+        """The task as it is to be worked: in the partition that the job keeps.
+
+        Before anything else is done for a record; on an I/O thread, perhaps more than once.
+        """
 
     def fetch(self, task: Task) -> Any:
         """The inputs that `compute` gets; on an I/O thread."""

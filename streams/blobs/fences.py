@@ -1,6 +1,7 @@
 """Fences: the conditional creates that make one outcome out of at-least-once delivery.
 
     <tenant>/<job>/request                          whose job this is: written first of all
+    <tenant>/<job>/runs/<run>                       that a redrive began this run (2, 3, ...)
     <tenant>/<job>/<run>/outcome                    how the run ended: at most one
     <tenant>/<job>/<run>/<stage>/result.<edition>   what the stage made: at most one per edition
     <tenant>/<job>/<run>/<stage>/<sha256>           the stage's blobs (streams/blobs/base.py)
@@ -43,6 +44,29 @@ class Fences:
         an outcome: the job is not its own. One whose request is the same goes on.
         """
         return self._store.create(f"{_job(tenant, job)}/request", body)
+
+    def request(self, tenant: str, job: str) -> bytes | None:
+        """The request that holds the job id, None where none does. A redrive starts from it."""
+        return self._store.load(f"{_job(tenant, job)}/request")
+
+    def claim_run(self, tenant: str, job: str, run: int, body: bytes) -> bytes:
+        """Claim run 2 or a later one for a redrive; return the claim that stands.
+
+        `body` holds the request record to produce. Written only after run - 1 failed or expired,
+        and only in order, so that claimed runs have no gaps. A loser produces the winner's record.
+        """
+        return self._store.create(_claimed(tenant, job, run), body)
+
+    def claimed_run(self, tenant: str, job: str, run: int) -> bytes | None:
+        """The claim of run 2 or a later one, None while nobody has claimed it."""
+        return self._store.load(_claimed(tenant, job, run))
+
+    def latest_run(self, tenant: str, job: str) -> int:
+        """The highest claimed run, 1 if none is: its outcome is the effective one."""
+        run = 1
+        while self.claimed_run(tenant, job, run + 1) is not None:
+            run += 1
+        return run
 
     def outcome(self, tenant: str, job: str, run: int) -> bytes | None:
         """How the run ended, None while it has not. Asked by every stage at every delivery.
@@ -92,6 +116,12 @@ def _run(tenant: str, job: str, run: int) -> str:
     if run < 1:  # a record says it, so it may be anything
         raise InvalidRecord(f"run {run}: runs count from 1", reason_code="bad_blob_key")
     return f"{_job(tenant, job)}/{run}"
+
+
+def _claimed(tenant: str, job: str, run: int) -> str:
+    if run < 2:
+        raise InvalidRecord(f"run {run}: only runs from 2 are claimed", reason_code="bad_blob_key")
+    return f"{_job(tenant, job)}/runs/{run}"
 
 
 def _result(tenant: str, job: str, run: int, stage: str, edition: int) -> str:

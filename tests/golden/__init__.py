@@ -139,7 +139,7 @@ SAMPLES: dict[str, Record | BlobRef] = {
         batched_with=4,
         detail="resumed",
     ),
-    "JobControl": JobControl(_JOB.job_id, 2, "new_deadline", _AT, "cli", _LATER),
+    "JobControl": JobControl(_JOB.job_id, 2, "new_deadline", _AT, "cli", _LATER, "acme"),
     "StageControl": StageControl("sampler", "paused", _AT, "cli", "new driver"),
     "JobState": JobState(
         job_id=_JOB.job_id,

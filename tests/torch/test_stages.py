@@ -114,8 +114,7 @@ def work_through(work: StageWork, records: Sequence[Any]) -> list[Any]:
     """A batch through one stage's work, as the engine drives it."""
     tasks = [Task(record, 2, b"bytes") for record in records]
     assert len({work.batch_key(task) for task in tasks}) == 1
-    for task in tasks:
-        work.begin(task)
+    tasks = [work.begin(task) for task in tasks]
     results = work.compute([work.fetch(task) for task in tasks], lambda step, of: None)
     timing = StageTiming(work.stage, NOW, NOW, 0.5, len(tasks), "test")
     return [work.store(task, result, timing) for task, result in zip(tasks, results, strict=True)]

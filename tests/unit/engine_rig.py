@@ -61,8 +61,9 @@ class ScriptedWork:
         self.on_key(job_id_of(task))
         return None
 
-    def begin(self, task: Task) -> None:
+    def begin(self, task: Task) -> Task:
         self.on_begin(job_id_of(task))
+        return task
 
     def fetch(self, task: Task) -> str:
         self.on_fetch(job_id_of(task))

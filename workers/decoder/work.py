@@ -68,8 +68,9 @@ class DecoderWork:
         require_model(job, self._card)
         return job.num_frames, job.height_px, job.width_px
 
-    def begin(self, task: Task) -> None:
-        """Nothing."""
+    def begin(self, task: Task) -> Task:
+        """The task as it came: the job is claimed long since."""
+        return task
 
     def fetch(self, task: Task) -> Latents:
         """The job's latents, checked."""

@@ -6,23 +6,20 @@ what diffusers' own pipeline would have computed.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from schemas.records import CleanedPrompt, GenerationRequest, Job, Record, StageTiming
+from schemas.records import CleanedPrompt, Job, Record, StageTiming
 from streams.blobs import tensors
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences, blob_prefix
+from streams.claims import claim_request
 from streams.engine import Task
-from streams.errors import InvalidRecord
 from workers.models.card import read_card
 from workers.prompt.admit import AdmissionRules, admit, clean_prompt
 from workers.stage_work import Report
@@ -78,26 +75,14 @@ class PromptWork:
         self._admit(task)
         return None
 
-    def begin(self, task: Task) -> None:
-        """Claim the job id for this request (DESIGN 4.1).
+    def begin(self, task: Task) -> Task:
+        """Claim the job id for this request; the task in the claim's partition (DESIGN 4.1).
 
         Raises:
-            InvalidRecord: `idempotency_conflict`; another request has the id.
+            InvalidRecord: `idempotency_conflict` or `unclaimed_run` (`claim_request`).
         """
-        request = task.record
-        digest = request_sha256(request)
-        claim = {
-            "request_sha256": digest,
-            "partition": task.partition,
-            "value": base64.b64encode(task.value).decode(),
-        }
-        standing = self._fences.claim_request(
-            request.tenant_id, request.job_id, json.dumps(claim, sort_keys=True).encode()
-        )
-        if json.loads(standing)["request_sha256"] != digest:
-            raise InvalidRecord(
-                "another request was made under this job id", reason_code="idempotency_conflict"
-            )
+        claim = claim_request(self._fences, task.record, task.value, task.partition)
+        return replace(task, partition=claim.partition)
 
     def fetch(self, task: Task) -> _Wish:
         """The admitted request; Rejected says why it is none."""
@@ -151,13 +136,3 @@ class PromptWork:
                 device=self._device,
             )
         return list(embeds.float().cpu().numpy().astype(np.float32, copy=False))
-
-
-def request_sha256(request: GenerationRequest) -> str:
-    """What makes two requests the same: every field but the times and the run."""
-    fields = {
-        name: getattr(request, name)
-        for name in GenerationRequest.__slots__
-        if name not in ("created_at", "deadline", "run")
-    }
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

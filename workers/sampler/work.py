@@ -67,8 +67,9 @@ class SamplerWork:
             job.num_frames, job.height_px, job.width_px, job.num_inference_steps, job.is_guided
         )  # fmt: skip
 
-    def begin(self, task: Task) -> None:
-        """Nothing."""
+    def begin(self, task: Task) -> Task:
+        """The task as it came: the job is claimed long since."""
+        return task
 
     def fetch(self, task: Task) -> Conditioned:
         """The job's embeddings, checked."""
