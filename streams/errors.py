@@ -6,12 +6,16 @@ PipelineError
     BlobMissing         an input named by the record is not in the object store
     BlobCorrupt         an input's bytes are not those that the record describes
   Rejected            the request is refused: its outcome is `rejected`, no dead letter
-  SickHost            hold: the host, the store or the broker is ill; keep the record, count nothing
+    OutOfMemory         the device has not enough memory for this record alone
+  SickHost            hold: this host is ill; keep the record, count nothing
+    StoreAway           the object store or the registry is, for every worker
   FatalError          crash: a bug of ours, or a state nobody may continue from; the process ends
 SettingsError       wrong use of the program, told in one line; exit code 2
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class PipelineError(Exception):
@@ -53,6 +57,19 @@ class BlobCorrupt(InvalidRecord):
     reason_code = "input_corrupt"
 
 
+class OutOfMemory(InvalidRecord):
+    """Dead letter, if the record met it alone; in a batch it says that the batch is too large.
+
+    `evidence`: names and figures, such as shape, rows, free and total bytes.
+    """
+
+    reason_code = "out_of_memory"
+
+    def __init__(self, message: str, evidence: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.evidence = dict(evidence)
+
+
 class Rejected(PipelineError):
     """The request is refused; its outcome says `rejected` with this reason."""
 
@@ -60,9 +77,20 @@ class Rejected(PipelineError):
 
 
 class SickHost(PipelineError):
-    """Hold: not the record's fault; keep it, try again in place, count nothing."""
+    """Hold: not the record's fault; keep it, try again in place, count nothing.
+
+    `is_local`: another host may be well, so a worker that stays sick leaves its work to those.
+    """
 
     reason_code = "sick_host"
+    is_local = True
+
+
+class StoreAway(SickHost):
+    """Hold: something that every worker needs does not answer; leaving would help nobody."""
+
+    reason_code = "store_away"
+    is_local = False
 
 
 class FatalError(PipelineError):

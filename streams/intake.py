@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 from schemas.codec import Codec, UndecodableRecord
@@ -11,7 +11,8 @@ from schemas.records import GenerationRequest
 from streams.core.events import Delivered, Fate, Fault, TopicPartition, Work
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
-from streams.topology import Stage
+from streams.letters import origin_of
+from streams.topology import Stage, retry_topic
 
 ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
@@ -23,7 +24,15 @@ class Intake:
     it to the engine, which claims the request before it refuses it.
     """
 
-    def __init__(self, stage: Stage, codec: Codec, batch_key: Callable[[Task], Hashable]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        codec: Codec,
+        batch_key: Callable[[Task], Hashable],
+        retry_delays_s: Collection[int] = (),
+    ) -> None:
+        """`retry_delays_s`: there is a retry topic for each."""
+        self._delays_s = {retry_topic(stage.reads, each): each for each in retry_delays_s}
         self._record_type: type[Any] = stage.reads_record
         self._codec = codec
         self._batch_key = batch_key
@@ -32,7 +41,7 @@ class Intake:
         """The event of one record. `raw.record` is not looked at."""
         partition = TopicPartition(raw.topic, raw.partition)
         try:
-            record = self._codec.decode(raw.value, self._record_type)
+            record = self._codec.decode(raw.value or b"", self._record_type)
         except UndecodableRecord as error:
             fault = Fault(Fate.DEAD_LETTER, "undecodable", str(error), ends_job=False)
             return Delivered(partition, raw.offset, Work(None, 1, None, None, raw), fault)
@@ -47,11 +56,24 @@ class Intake:
                 text = f"{name}: want 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot"
                 fault = Fault(Fate.DEAD_LETTER, f"invalid_{name}", text, ends_job=False)
                 return Delivered(partition, raw.offset, Work(None, 1, None, None, task), fault)
+        if job.run < 1:
+            fault = Fault(Fate.DEAD_LETTER, "invalid_run", "runs count from 1", ends_job=False)
+            return Delivered(partition, raw.offset, Work(None, 1, None, None, task), fault)
         try:
             key, verdict = self._batch_key(task), None
         except Rejected:
             key, verdict = None, None
         except InvalidRecord as error:
             key, verdict = None, Fault(Fate.DEAD_LETTER, error.reason_code, str(error))
-        work = Work(job.job_id, job.run, key, deadline_s, task)
+        origin, delay_s = origin_of(raw), self._delays_s.get(raw.topic)
+        work = Work(
+            job.job_id,
+            job.run,
+            key,
+            deadline_s,
+            task,
+            origin.try_number,
+            origin.crashes,
+            None if delay_s is None else raw.timestamp_ms / 1000 + delay_s,
+        )
         return Delivered(partition, raw.offset, work, verdict)

@@ -16,21 +16,23 @@ from streams.core.events import (
     Announce,
     Command,
     Commit,
+    CommitPoint,
     DeadLetter,
     Drain,
     Drop,
     End,
     Event,
-    Fault,
+    Offload,
     Output,
     Pause,
+    Probe,
     Produce,
     Resume,
+    Retry,
     Start,
     Tick,
     Ticket,
     TopicPartition,
-    Work,
 )
 from streams.core.stage import StageState
 from streams.engine import Engine
@@ -44,7 +46,7 @@ class Source(Protocol):
     def poll(self, timeout_s: float, dispatch: Dispatch) -> None:
         """Hand on records, rebalances and answered commits as events, for at most that long."""
 
-    def commit(self, offsets: Mapping[TopicPartition, int], must_finish: bool) -> None:
+    def commit(self, points: Mapping[TopicPartition, CommitPoint], must_finish: bool) -> None:
         """Commit; returns when it is done if `must_finish`, else at once, `Committed` following."""
 
     def pause(self, partitions: tuple[TopicPartition, ...]) -> None:
@@ -71,6 +73,19 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Flush what is under way, for a bounded time."""
+
+
+class Letters(Protocol):
+    """How records that could not be worked are written (streams/letters.py)."""
+
+    def retry(self, command: Retry) -> Output:
+        """The copy to be tried later."""
+
+    def dead(self, command: DeadLetter) -> Output:
+        """The dead letter."""
+
+    def retried(self, command: Retry) -> Output:
+        """The hint that a job is to be tried again."""
 
 
 class Controls(Protocol):
@@ -115,12 +130,11 @@ class StageRunner:
         controls: Controls,
         clock: Clock,
         watch: Watch,
-        dead_letter: Callable[[Work, Fault], Output],
+        letters: Letters,
     ) -> None:
         self.state = state
         self.source, self.sink, self.engine, self.controls = source, sink, engine, controls
-        self.clock, self.watch = clock, watch
-        self._dead_letter = dead_letter
+        self.clock, self.watch, self.letters = clock, watch, letters
         self._must_drain = False
 
     def drain(self) -> None:
@@ -169,17 +183,24 @@ class StageRunner:
                 self.engine.start(command)
             case Produce(ticket, outputs):
                 self.sink.produce(ticket, outputs)
-            case Commit(offsets, must_finish):
-                self.source.commit(offsets, must_finish)
+            case Commit(points, must_finish):
+                self.source.commit(points, must_finish)
             case Pause(partitions):
                 self.source.pause(partitions)
             case Resume(partitions):
                 self.source.resume(partitions)
             case Announce(output):
                 self.sink.announce(output)
-            case DeadLetter(ticket, work, fault):
-                self.sink.produce(ticket, (self._dead_letter(work, fault),))
+            case Retry(ticket):
+                self.sink.produce(ticket, (self.letters.retry(command),))
+                self.sink.announce(self.letters.retried(command))
+            case DeadLetter(ticket):
+                self.sink.produce(ticket, (self.letters.dead(command),))
+            case Offload():
+                self.engine.offload(command)
             case End():
                 self.engine.end(command)
             case Drop():
                 self.engine.drop(command)
+            case Probe():
+                self.engine.probe()

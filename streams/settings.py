@@ -20,15 +20,17 @@ from streams.errors import SettingsError
 
 GroupProtocol = Literal["classic", "consumer"]
 
-#: The inequalities between timeouts (DESIGN 4.10): smaller, larger, why.
-TIMEOUTS: tuple[tuple[str, str, str], ...] = (
-    ("poll_ms", "poll_limit_ms", "completions and controls must not wait behind an idle poll"),
-    ("session_timeout_ms", "max_poll_interval_ms", "librdkafka refuses the opposite"),
-    ("delivery_timeout_ms", "max_poll_interval_ms", "an unacknowledged record must surface before"
-     " its partition is taken away"),
-    ("drain_ms", "max_poll_interval_ms", "a draining worker polls, but a revoke waits for it"),
-    ("drain_ms", "grace_ms", "SIGKILL must not cut a drain short"),
-    ("commit_interval_ms", "drain_ms", "a drain ends with a commit"),
+#: The inequalities between timeouts (DESIGN 4.10): smaller, how, larger, why.
+TIMEOUTS: tuple[tuple[str, Literal["<", "<="], str, str], ...] = (
+    ("poll_ms", "<=", "poll_limit_ms", "completions and controls must not wait behind an idle"
+     " poll"),
+    ("heartbeat_ms", "<", "session_timeout_ms", "a member that lives must be heard in time"),
+    ("session_timeout_ms", "<=", "max_poll_interval_ms", "librdkafka refuses the opposite"),
+    ("delivery_timeout_ms", "<", "max_poll_interval_ms", "an unacknowledged record must surface"
+     " before its partition is taken away"),
+    ("drain_ms", "<", "max_poll_interval_ms", "a draining worker polls, but a revoke waits for it"),
+    ("drain_ms", "<", "grace_ms", "SIGKILL must not cut a drain short"),
+    ("commit_interval_ms", "<=", "drain_ms", "a drain ends with a commit"),
 )  # fmt: skip
 
 
@@ -82,6 +84,22 @@ class Settings(BaseSettings):
         description="Longest deadline, from creation; also of a request that names none.",
     )
 
+    # How long things are kept and tried again
+    retention_s: int = Field(
+        7 * 24 * 3600,
+        ge=1,
+        description="Records stay on their topics for so long. > deadline + retries + redrives",
+    )
+    redrive_window_s: int = Field(
+        3 * 24 * 3600, ge=0, description="A job may be redriven for so long after its last try."
+    )
+    retry_delays_s: Annotated[tuple[int, ...], NoDecode] = Field(
+        (10, 60, 600), min_length=1, description="Retry topics' delays in seconds, ascending"
+    )
+    expiry_grace_ms: int = Field(
+        5_000, ge=0, description="What the expirer leaves a running stage to end a job first."
+    )
+
     # The worker
     model: Path | None = Field(None, description="A WanPipeline directory.")
     device: str = Field("cpu", description="cpu, cuda or cuda:N.")
@@ -117,6 +135,16 @@ class Settings(BaseSettings):
         return 100
 
     @property
+    def longest_run_s(self) -> float:
+        """No run is worked for longer after its request was made: deadline and all retries."""
+        return self.deadline_s + sum(self.retry_delays_s)
+
+    @property
+    def needed_s(self) -> float:
+        """What retention must outlast (DESIGN 2): a run, and the time to redrive it."""
+        return self.longest_run_s + self.redrive_window_s
+
+    @property
     def blobs_uri(self) -> str:
         """The object store's root; the folder under `home` if none is set."""
         return self.blobs or (self.home / "blobs").resolve().as_uri()
@@ -136,13 +164,19 @@ class Settings(BaseSettings):
     def _names(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
+    @field_validator("retry_delays_s", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
-        for smaller, larger, why in TIMEOUTS:
-            if getattr(self, smaller) > getattr(self, larger):
+        for smaller, how, larger, why in TIMEOUTS:
+            less, more = getattr(self, smaller), getattr(self, larger)
+            if less > more or (how == "<" and less == more):
                 raise ValueError(
-                    f"REEL_{smaller.upper()} ({getattr(self, smaller)}) must be <= "
-                    f"REEL_{larger.upper()} ({getattr(self, larger)}): {why}"
+                    f"REEL_{smaller.upper()} ({less}) must be {how} "
+                    f"REEL_{larger.upper()} ({more}): {why}"
                 )
         if self.partitions % len(self.tiers):
             raise ValueError(f"REEL_PARTITIONS must be a multiple of the {len(self.tiers)} tiers")
@@ -151,6 +185,9 @@ class Settings(BaseSettings):
         named = {self.default_tier, *(self.tenants or {}).values()}
         if unknown := named - set(self.tiers):
             raise ValueError(f"unknown tier {', '.join(sorted(unknown))}: not in REEL_TIERS")
+        delays_s = self.retry_delays_s
+        if delays_s[0] < 1 or list(delays_s) != sorted(set(delays_s)):
+            raise ValueError("REEL_RETRY_DELAYS_S must ascend from 1 or more")
         if self.window_resume >= self.window:
             raise ValueError("REEL_WINDOW_RESUME must be < REEL_WINDOW")
         return self
@@ -170,8 +207,7 @@ def read_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
-        where = "_".join(str(part) for part in first["loc"])
-        name = f"REEL_{where.upper()}: " if where else ""
+        name = f"REEL_{str(first['loc'][0]).upper()}: " if first["loc"] else ""
         raise SettingsError(f"{name}{first['msg'].removeprefix('Value error, ')}") from error
 
 
@@ -190,8 +226,8 @@ def settings_table() -> str:
                 shown = f"`~/{path.relative_to(Path.home())}`"
             case None | "" | {}:
                 shown = "unset"
-            case tuple() as names:
-                shown = f"`{','.join(names)}`"
+            case tuple() as words:
+                shown = f"`{','.join(str(word) for word in words)}`"
             case value:
                 shown = f"`{value}`"
         rows.append(f"| `REEL_{name.upper()}` | {shown} | {setting.description} |")

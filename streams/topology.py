@@ -10,7 +10,7 @@ compose services are derived from or checked against this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,8 +19,6 @@ from schemas.records import CleanedPrompt, FramesDecoded, GenerationRequest, Lat
 DAY_MS = 24 * 3600 * 1000
 RECORD_MAX_BYTES = 64 * 1024  # what we ever write; claim checks carry the rest (DESIGN 2)
 TOPIC_MAX_BYTES = 2 * RECORD_MAX_BYTES  # what a broker takes: a record and its headers
-RETRY_DELAYS_S = (10, 60, 600)  # one retry topic each; the longest is the crash pen (DESIGN 4.5)
-RETENTION_MS = 7 * DAY_MS  # > longest deadline + longest retry + redrive window
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +47,14 @@ class Stage:
         """The topic that takes what this stage can never work."""
         return dead_letter_topic(self.reads)
 
-    @property
-    def retries(self) -> tuple[str, ...]:
-        """The delayed topics of this stage, shortest delay first."""
-        return tuple(retry_topic(self.reads, delay_s) for delay_s in RETRY_DELAYS_S)
+    def retries(self, delays_s: Sequence[int]) -> tuple[str, ...]:
+        """The delayed topics of this stage, in the order of the delays (REEL_RETRY_DELAYS_S).
+
+        None for a subscriber: its retries are its own matter.
+        """
+        if not self.is_worker:
+            return ()
+        return tuple(retry_topic(self.reads, delay_s) for delay_s in delays_s)
 
 
 STAGES = (
@@ -106,28 +108,32 @@ def worker_stages() -> tuple[Stage, ...]:
     return tuple(each for each in STAGES if each.is_worker)
 
 
-def topics(retention_ms: int = RETENTION_MS) -> tuple[Topic, ...]:
+def topics(retention_ms: int, retry_delays_s: Sequence[int]) -> tuple[Topic, ...]:
     """Every topic of the pipeline, in the order in which people look for them."""
-    return tuple(_topics(retention_ms))
+    return tuple(_topics(retention_ms, retry_delays_s))
 
 
-def _topics(retention_ms: int) -> Iterator[Topic]:
-    kept = {"cleanup.policy": "delete", "retention.ms": str(retention_ms)}
+def _topics(retention_ms: int, retry_delays_s: Sequence[int]) -> Iterator[Topic]:
+    # By time alone: a bound by size would break what retention promises (DESIGN 2).
+    lasting = {"retention.ms": str(retention_ms), "retention.bytes": "-1"}
+    kept = {"cleanup.policy": "delete", **lasting}
     small = {**kept, "max.message.bytes": str(TOPIC_MAX_BYTES)}
     # A dead letter is the original plus our headers: it gets 64 KiB more than its source.
     wide = {**kept, "max.message.bytes": str(TOPIC_MAX_BYTES + 64 * 1024)}
+    # Due is append time + delay, by one clock: the broker's, not that of whoever had the copy.
+    delayed = {**wide, "message.timestamp.type": "LogAppendTime"}
     folded = {"cleanup.policy": "compact", "max.message.bytes": str(TOPIC_MAX_BYTES)}
     for each in STAGES:
         yield Topic(each.reads, "stage", config=small)
         if each.is_worker:
-            yield from (Topic(name, "retry", config=wide) for name in each.retries)
+            for name in each.retries(retry_delays_s):
+                yield Topic(name, "retry", config=delayed)
             yield Topic(each.dead_letters, "dead letter", config=wide)
     yield Topic("requests.deferred", "stage", config=small)
     yield Topic(JOB_EVENTS, "event", config=small)
     yield Topic(
         JOB_CONTROL, "control", 1,
-        {"cleanup.policy": "compact,delete", "retention.ms": str(retention_ms),
-         "max.message.bytes": str(TOPIC_MAX_BYTES)},
+        {"cleanup.policy": "compact,delete", **lasting, "max.message.bytes": str(TOPIC_MAX_BYTES)},
     )  # fmt: skip
     yield Topic(STAGE_CONTROL, "control", 1, folded)
     yield Topic("jobs.state", "state", config=folded)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from schemas.records import GenerationRequest, JobEvent, StageTiming
@@ -30,6 +31,9 @@ from streams.core.events import (
     Fate,
     Fault,
     NotEnded,
+    Offload,
+    Offloaded,
+    Probed,
     Start,
     Ticket,
 )
@@ -37,18 +41,19 @@ from streams.engine import Task
 from streams.errors import (
     FatalError,
     InvalidRecord,
+    OutOfMemory,
     PipelineError,
     Rejected,
     SettingsError,
     SickHost,
 )
 from workers.fenced import FencedWork, Prepared
+from workers.holding import LONGEST_WAIT_S, Holding
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_HOLD_FIRST_S, _HOLD_LONGEST_S = 0.5, 30.0
 _PROGRESS_EVERY_S = 0.5
 
 
@@ -86,15 +91,17 @@ class MicroBatchEngine:
     ) -> None:
         """`held(cause)` is told of each wait for a sick host, `computed(seconds)` of each batch."""
         self._fenced, self._worker = fenced, worker
-        self._held, self._computed = held, computed
+        self._computed = computed
         self._completions: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._batches: queue.SimpleQueue[list[tuple[Ticket, Prepared]] | None] = queue.SimpleQueue()
+        # What the engine thread does next; None: it ends.
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # Begun, neither answered nor dropped; set operations are atomic. A cancelled record is
         # dropped and ends at once, so what ends is kept apart from what is worked.
         self._live: set[Ticket] = set()
         self._ending: set[Ticket] = set()
         self._crash: BaseException | None = None
         self._stopping = threading.Event()
+        self._holding = Holding(self._completions.put, held, self._stopping)
         self.loaded = threading.Event()
         self._io = ThreadPoolExecutor(io_threads, thread_name_prefix="io")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -115,6 +122,16 @@ class MicroBatchEngine:
         self._ending.add(command.ticket)
         assert isinstance(command.work.payload, Task)
         self._submit(self._end, command.ticket, command.work.payload, command.ending)
+
+    def offload(self, command: Offload) -> None:
+        """Put an original that is too large for the dead-letter topic into the object store."""
+        self._ending.add(command.ticket)
+        assert isinstance(command.work.payload, Task)
+        self._submit(self._offload, command.ticket, command.work.payload)
+
+    def probe(self) -> None:
+        """Work the built-in good job, between two batches."""
+        self._calls.put(self._probe)
 
     def drop(self, command: Drop) -> None:
         """Forget these; a batch of which nothing is left stops at its next step."""
@@ -139,9 +156,9 @@ class MicroBatchEngine:
         self._stopping.set()
         self._live.clear()
         self._ending.clear()
-        self._batches.put(None)
+        self._calls.put(None)
         self._io.shutdown(wait=True, cancel_futures=True)
-        self._thread.join(timeout=_HOLD_LONGEST_S)
+        self._thread.join(timeout=LONGEST_WAIT_S)
 
     # ---- on I/O threads
 
@@ -163,7 +180,7 @@ class MicroBatchEngine:
         elif prepared is not None:
             self._answer(Emitted(ticket, prepared))
         if batch.settle(row) and batch.ready:
-            self._batches.put(batch.ready)
+            self._calls.put(partial(self._compute, batch.ready))
 
     def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> None:
         outputs = self._answered(ticket, lambda: self._fenced.complete(row, result, timing))
@@ -175,29 +192,39 @@ class MicroBatchEngine:
         if outputs is not None:
             self._answer(Ended(ticket, outputs))
 
+    def _offload(self, ticket: Ticket, task: Task) -> None:
+        with self._holding.patiently() as hold:
+            while ticket in self._ending:
+                try:
+                    blob = self._fenced.offload(task)
+                except SickHost as error:
+                    hold.sit_out(error)
+                else:
+                    self._answer(Offloaded(ticket, blob))
+
     def _answered(self, ticket: Ticket, call: Callable[[], T], is_end: bool = False) -> T | None:
         """What the call returns; None if the ticket was dropped, or failed and is answered so.
 
         A sick host is waited for, here, for as long as the ticket lives: hold (DESIGN 4.6).
         """
-        live, wait_s = self._ending if is_end else self._live, _HOLD_FIRST_S
-        while ticket in live:
-            try:
-                return call()
-            except SickHost as error:
-                self._hold(error, wait_s)
-            except FatalError:
-                raise
-            except Exception as error:  # the record's work failed: by its type it has a fate
-                _log_failure(error)
-                fault = fault_of(error)
-                self._answer(NotEnded(ticket, fault) if is_end else Failed(ticket, fault))
-                return None
-            wait_s = min(2 * wait_s, _HOLD_LONGEST_S)
+        live = self._ending if is_end else self._live
+        with self._holding.patiently() as hold:
+            while ticket in live:
+                try:
+                    return call()
+                except SickHost as error:
+                    hold.sit_out(error)
+                except FatalError:
+                    raise
+                except Exception as error:  # the record's work failed: by its type it has a fate
+                    _log_failure(error)
+                    fault = fault_of(error)
+                    self._answer(NotEnded(ticket, fault) if is_end else Failed(ticket, fault))
+                    return None
         return None
 
-    def _answer(self, event: Emitted | Failed | Ended | NotEnded) -> None:
-        is_end = isinstance(event, Ended | NotEnded)
+    def _answer(self, event: Emitted | Failed | Ended | NotEnded | Offloaded) -> None:
+        is_end = isinstance(event, Ended | NotEnded | Offloaded)
         (self._ending if is_end else self._live).discard(event.ticket)
         self._completions.put(event)
 
@@ -207,11 +234,23 @@ class MicroBatchEngine:
         try:
             self._fenced.work.load()
             self.loaded.set()
-            while (rows := self._batches.get()) is not None:
-                self._compute(rows)
+            while (call := self._calls.get()) is not None:
+                call()
         except BaseException as error:
             self._crash = error
             self.loaded.set()
+
+    def _probe(self) -> None:
+        """Whatever goes wrong with a job that is known to be good is this host's fault."""
+        try:
+            self._fenced.probe()
+        except (FatalError, SettingsError):
+            raise
+        except Exception as error:
+            _log_failure(error)
+            self._completions.put(Probed(is_ok=False, is_local=getattr(error, "is_local", True)))
+        else:
+            self._completions.put(Probed(is_ok=True))
 
     def _compute(self, rows: list[tuple[Ticket, Prepared]]) -> None:
         rows = [row for row in rows if row[0] in self._live]
@@ -250,20 +289,15 @@ class MicroBatchEngine:
     def _patiently(self, rows: list[tuple[Ticket, Prepared]]) -> Sequence[Any]:
         """The batch's results; a sick host is waited for while somebody waits for them."""
         inputs = [prepared.inputs for _, prepared in rows]
-        report, wait_s = self._reporter(rows), _HOLD_FIRST_S
-        while True:
-            try:
-                return self._fenced.work.compute(inputs, report)
-            except SickHost as error:
-                self._hold(error, wait_s)
-            wait_s = min(2 * wait_s, _HOLD_LONGEST_S)
-            if not any(ticket in self._live for ticket, _ in rows):
-                raise _Abandoned
-
-    def _hold(self, error: SickHost, wait_s: float) -> None:
-        self._held(error.reason_code)
-        log.warning("holding", extra={"error": str(error), "next_try_s": wait_s})
-        self._stopping.wait(wait_s)
+        report = self._reporter(rows)
+        with self._holding.patiently() as hold:
+            while True:
+                try:
+                    return self._fenced.work.compute(inputs, report)
+                except SickHost as error:
+                    hold.sit_out(error)
+                if not any(ticket in self._live for ticket, _ in rows):
+                    raise _Abandoned
 
     def _bisect(self, rows: list[tuple[Ticket, Prepared]], error: Exception) -> None:
         if len(rows) == 1:
@@ -316,12 +350,16 @@ class MicroBatchEngine:
         self._completions.put(Announced(self._fenced.announce(task, event, word)))
 
 
+#: The job of that id, or its run, is not this record's to end.
+NOT_THEIR_JOB = frozenset({"idempotency_conflict", "unclaimed_run"})
+
+
 def fault_of(error: Exception) -> Fault:
     """The fault of an error from a record's work; an unknown one is to be tried later."""
     if isinstance(error, InvalidRecord):
-        # The job under a conflicting id is another's: it must not end by this record's fault.
-        ends_job = error.reason_code != "idempotency_conflict"
-        return Fault(Fate.DEAD_LETTER, error.reason_code, str(error), ends_job)
+        ends_job = error.reason_code not in NOT_THEIR_JOB
+        evidence = tuple(error.evidence.items()) if isinstance(error, OutOfMemory) else ()
+        return Fault(Fate.DEAD_LETTER, error.reason_code, str(error), ends_job, evidence)
     if isinstance(error, PipelineError):
         return Fault(Fate.LATER, error.reason_code, str(error))
     return Fault(Fate.LATER, "internal_error", type(error).__name__)

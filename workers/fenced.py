@@ -7,7 +7,8 @@ outcome; a stage that has its result re-emits that; only then is there work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -15,21 +16,19 @@ from typing import Any
 from schemas.cloudevents import event_headers
 from schemas.codec import Codec, UndecodableRecord, UnencodableRecord
 from schemas.records import (
-    BlobRef,
-    CleanedPrompt,
-    FramesDecoded,
     GenerationRequest,
     JobEvent,
-    LatentsReady,
     Record,
     StageTiming,
     VideoDone,
 )
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
-from streams.core.events import Ending, Output
+from streams.blobs.named import blobs_of
+from streams.core.events import Ending, Headers, Output
 from streams.engine import Task
 from streams.errors import FatalError, InvalidRecord, Rejected
+from streams.letters import DLT_PREFIX, ORIGINAL_MEDIA_TYPE, pack_original
 from streams.topology import JOB_EVENTS, VIDEOS_DONE, Stage
 from workers.stage_work import StageWork
 
@@ -121,6 +120,26 @@ class FencedWork:
         tenant, job, run = _identity(task.record)
         return (self._outcome_output(task, self._fences.end(tenant, job, run, done)),)
 
+    def probe(self) -> None:
+        """Put something into the store, get it back, and work a job that is known to be good."""
+        probe = self._store.put(f"reel-probe/{self.stage.name}", [os.urandom(64)], "text/plain")
+        self._store.read(probe, max_bytes=64)
+        self.work.probe()
+
+    def offload(self, task: Task) -> Headers:
+        """Store an original that fits no topic; the dead letter's headers that say where it is."""
+        prefix = f"dead-letters/{self.stage.name}/{task.partition}"
+        ref = self._store.put(prefix, [pack_original(task)], ORIGINAL_MEDIA_TYPE)
+        return tuple(
+            (f"{DLT_PREFIX}blob-{name}", text.encode())
+            for name, text in (
+                ("uri", ref.uri),
+                ("sha256", ref.sha256),
+                ("size-bytes", str(ref.size_bytes)),
+                ("media-type", ref.media_type),
+            )
+        )
+
     def announce(self, task: Task, event: JobEvent, word: str) -> Output:
         """The record of a job event; `word` tells it from the run's other events."""
         headers = event_headers(
@@ -195,16 +214,3 @@ class FencedWork:
 def _identity(record: Any) -> tuple[str, str, int]:
     job = record if isinstance(record, GenerationRequest) else record.job
     return job.tenant_id, job.job_id, job.run
-
-
-def blobs_of(record: Record) -> Iterable[BlobRef]:
-    """The blobs that a stage's result record names."""
-    match record:
-        case CleanedPrompt():
-            return (record.conditioning,)
-        case LatentsReady():
-            return (record.latents,)
-        case FramesDecoded():
-            return tuple(chunk.blob for chunk in record.chunks)
-        case _:
-            return ()

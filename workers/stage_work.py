@@ -49,5 +49,11 @@ class StageWork(Protocol):
         to abandon the batch.
         """
 
+    def probe(self) -> None:
+        """Work a small job that is known to be good; whatever it raises is this host's fault.
+
+        On the engine thread, alone.
+        """
+
     def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
         """Put a result's blobs into the store; the record that tells of it. On an I/O thread."""

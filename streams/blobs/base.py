@@ -7,7 +7,8 @@ Two kinds of object, and no other:
     fence   `<tenant>/<job>/...`                      written by `create`, read by `load`
 
 A blob's key holds the hash of its bytes, so writers of one key agree; a fence belongs to whoever
-creates it first. Neither is ever changed afterwards.
+creates it first. Neither is ever changed afterwards; the sweep (streams/blobs/sweep.py) removes
+blobs that no live record names, by `walk` and `remove`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
@@ -33,6 +36,15 @@ CHUNK_BYTES: Final = 1 << 20
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object as `walk` finds it. `modified_at` is UTC by the store's clock, to a second."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
 
 
 class BlobStore(Protocol):
@@ -104,6 +116,26 @@ class BlobStore(Protocol):
         Raises:
             InvalidRecord: the key is none.
             BlobCorrupt: what stands there is larger than MAX_FENCE_BYTES.
+        """
+        ...
+
+    def walk(self, prefix: str) -> Iterator[Found]:
+        """Every object below `prefix/`, of all that the store holds where it is "".
+
+        Streams: memory stays flat whatever the number. Keys that share a folder come one after
+        the other. What comes or goes meanwhile may be found or not. Strangers' objects are found
+        too, under names that need not be keys; what a `put` under way has written is not.
+
+        Raises (at the first object or a later one):
+            InvalidRecord: the prefix is no key.
+        """
+        ...
+
+    def remove(self, key: str) -> None:
+        """Remove what stands at `key`, if anything does. Not for fences.
+
+        Raises:
+            InvalidRecord: the key is none.
         """
         ...
 

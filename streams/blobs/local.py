@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -21,6 +22,7 @@ from schemas.records import BlobRef
 from streams.blobs.base import (
     CHUNK_BYTES,
     MAX_FENCE_BYTES,
+    Found,
     check_fence_body,
     check_key,
     check_ref,
@@ -129,6 +131,45 @@ class LocalStore:
         if len(body) > MAX_FENCE_BYTES:
             raise BlobCorrupt(f"{key}: larger than a fence may be, {MAX_FENCE_BYTES} bytes")
         return body
+
+    def walk(self, prefix: str) -> Iterator[Found]:
+        """See BlobStore.walk. Links are neither followed nor found."""
+        folder = self._path(check_key(prefix)) if prefix else self._root
+        with _host_faults(f"listing {prefix or 'the store'}"):
+            if not self._root.is_dir():
+                raise SickHost(f"the blob folder {self._root} is gone")
+            yield from self._walk(folder)
+
+    def remove(self, key: str) -> None:
+        """See BlobStore.remove. Its folders stay: a writer may be about to use them."""
+        path = self._path(check_key(key))
+        with _host_faults(f"removing {key}"):
+            try:
+                path.unlink()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if not self._root.is_dir():
+                    raise SickHost(f"the blob folder {self._root} is gone") from error
+
+    def _walk(self, folder: Path) -> Iterator[Found]:
+        try:
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):  # gone, or never there
+            return
+        for name in names:
+            path = folder / name
+            if path == self._temporary:
+                continue
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                yield from self._walk(path)
+            elif stat.S_ISREG(status.st_mode):
+                modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+                key = path.relative_to(self._root).as_posix()
+                yield Found(key, status.st_size, modified_at)
 
     def _chunks(self, key: str, ref: BlobRef) -> Iterator[bytes]:
         file = self._open(key)

@@ -11,6 +11,7 @@ import ipaddress
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC
 from hashlib import sha256
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ from schemas.records import BlobRef
 from streams.blobs.base import (
     CHUNK_BYTES,
     MAX_FENCE_BYTES,
+    Found,
     check_fence_body,
     check_key,
     check_ref,
@@ -40,7 +42,7 @@ from streams.errors import (
     PipelineError,
     RetryableError,
     SettingsError,
-    SickHost,
+    StoreAway,
 )
 
 if TYPE_CHECKING:
@@ -183,7 +185,7 @@ class S3Store:
             return body
         standing = self.load(key)
         if standing is None:
-            raise SickHost(f"{key}: the fence that stood there is gone")
+            raise StoreAway(f"{key}: the fence that stood there is gone")
         return standing
 
     def load(self, key: str) -> bytes | None:
@@ -197,6 +199,23 @@ class S3Store:
                 raise BlobCorrupt(f"{key}: larger than a fence may be, {MAX_FENCE_BYTES} bytes")
             # Unbounded on purpose: only a read to the end notices a connection cut short.
             return body.read()
+
+    def walk(self, prefix: str) -> Iterator[Found]:
+        """See BlobStore.walk. Objects of upload parts are none of it."""
+        below = f"{self._below}{check_key(prefix)}/" if prefix else self._below
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=below
+        )
+        with _host_faults(f"listing {prefix or 'the store'}"):
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    key = item["Key"].removeprefix(self._below)
+                    yield Found(key, item["Size"], item["LastModified"].astimezone(UTC))
+
+    def remove(self, key: str) -> None:
+        """See BlobStore.remove."""
+        with _host_faults(f"removing {check_key(key)}"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._below + key)
 
     def _fetch(self, key: str) -> GetObjectOutputTypeDef | None:
         """The opened object, or None where there is none."""
@@ -235,7 +254,7 @@ class S3Store:
                         raise _fault(f"creating {key}", error) from error
             else:
                 return True
-        raise SickHost(f"creating {key}: {_CONFLICT_TRIES} conflicts in a row")
+        raise StoreAway(f"creating {key}: {_CONFLICT_TRIES} conflicts in a row")
 
     def _put_over(
         self, key: str, body: bytes | IO[bytes], sha256_hex: str, media_type: str
@@ -326,7 +345,7 @@ def _host_faults(doing: str, *, except_answers: bool = False) -> Iterator[None]:
     except ParamValidationError:
         raise  # our own bug, found before anything was sent
     except (BotoCoreError, OSError) as error:
-        raise SickHost(f"{doing}: {error}") from error
+        raise StoreAway(f"{doing}: {error}") from error
 
 
 def _status_of(error: ClientError) -> int:
@@ -339,7 +358,7 @@ def _fault(doing: str, error: ClientError) -> PipelineError:
     code = error.response["Error"]["Code"]
     text = f"{doing}: {code} ({status})"
     is_hosts = status < 400 or status >= 500 or status in (401, 403, 408, 429)
-    return SickHost(text) if is_hosts or code in _HOST_CODES else RetryableError(text)
+    return StoreAway(text) if is_hosts or code in _HOST_CODES else RetryableError(text)
 
 
 def _is_loopback(endpoint: str | None) -> bool:

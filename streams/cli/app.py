@@ -22,6 +22,8 @@ stages_app = typer.Typer(help="Stop a stage from taking records, or let it go on
 app.add_typer(topics_app, name="topics")
 app.add_typer(models_app, name="models")
 app.add_typer(stages_app, name="stages", no_args_is_help=True)
+blobs_app = typer.Typer(help="The object store.", no_args_is_help=True)
+app.add_typer(blobs_app, name="blobs")
 
 
 Prompt = Annotated[str, typer.Argument(help="What the video shows.", show_default=False)]
@@ -242,3 +244,23 @@ def stages_resume(stage: StageName) -> None:
     from streams.cli.operate import control
 
     raise typer.Exit(control(stage, "running"))
+
+
+@blobs_app.command("sweep")
+def blobs_sweep(
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Remove it; else only say what would go.")
+    ] = False,
+    older_than: Annotated[
+        float, typer.Option(metavar="HOURS", min=1, help="Leave alone what is younger.")
+    ] = 24.0,
+) -> None:
+    """Remove blobs that no live record names; never outcomes, results or finished videos."""
+    from streams.cli.blobs import sweep
+
+    raise typer.Exit(sweep(older_than, is_applied=apply))
+
+
+@blobs_app.callback()
+def _blobs() -> None:
+    """The object store."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from streams.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from schemas.codec import Codec
     from streams.blobs.base import BlobStore
     from streams.client import Client
 
@@ -34,16 +35,10 @@ def client_settings() -> Settings:
 
 def make_client(settings: Settings, blobs: BlobStore | None = None) -> Client:
     """The client of that pipeline."""
-    from schemas.codec import Codec
     from streams.cli.terminal import quiet_libraries
     from streams.client import Client
 
     quiet_libraries()
-    codec = Codec()
-    if settings.schema_registry_url is not None:
-        from streams.kafka.registry import RegistrySchemaIds
-
-        codec = Codec(RegistrySchemaIds(settings.schema_registry_url))
     return Client(
         settings.bootstrap,
         blobs,
@@ -51,8 +46,19 @@ def make_client(settings: Settings, blobs: BlobStore | None = None) -> Client:
         default_tier=settings.default_tier,
         tenants=settings.tenants,
         kafka_extra=settings.kafka_extra,
-        codec=codec,
+        codec=make_codec(settings),
     )
+
+
+def make_codec(settings: Settings) -> Codec:
+    """The codec of that pipeline: Confluent's wire format with a registry."""
+    from schemas.codec import Codec
+
+    if settings.schema_registry_url is None:
+        return Codec()
+    from streams.kafka.registry import RegistrySchemaIds
+
+    return Codec(RegistrySchemaIds(settings.schema_registry_url))
 
 
 def make_store(settings: Settings) -> BlobStore:

@@ -9,11 +9,13 @@ from typing import Literal
 
 from streams.cli.terminal import print_table, result, say
 from streams.errors import SettingsError
+from streams.settings import read_settings
 from streams.topology import STAGES
 
 
 def print_topology() -> None:
     """The pipeline's table."""
+    delays_s = read_settings().retry_delays_s
     columns = ("stage", "reads", "group", "writes", "retries", "dead letters", "does")
     print_table(
         columns,
@@ -23,9 +25,7 @@ def print_topology() -> None:
                 stage.reads,
                 stage.group,
                 stage.writes or "-",
-                " ".join(name.rpartition(".")[2] for name in stage.retries)
-                if stage.is_worker
-                else "-",
+                " ".join(name.rpartition(".")[2] for name in stage.retries(delays_s)) or "-",
                 stage.dead_letters if stage.is_worker else "-",
                 stage.does,
             )
@@ -69,7 +69,6 @@ def check() -> int:
 def write_tiny(folder: Path, seed: int) -> int:
     """Write the tiny model; prints its folder. The exit code."""
     from streams.local.models import await_child, tiny_writer
-    from streams.settings import read_settings
 
     home = read_settings().home.absolute()
     with tiny_writer(folder.absolute(), seed, home / "logs") as child:

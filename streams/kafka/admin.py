@@ -42,10 +42,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-REDRIVE_WINDOW_MS = 3 * topology.DAY_MS
-"""How long after its last try a job may still be redriven (DESIGN 2, retention)."""
-
-SETTABLE = ("retention.ms", "max.message.bytes")
+SETTABLE = ("retention.ms", "retention.bytes", "max.message.bytes", "message.timestamp.type")
 """What `apply_topics` may change on a topic that exists: nothing of a record's place or order."""
 
 _COORDINATOR_S = 30.0  # the first question about offsets makes a new cluster create their topic
@@ -89,7 +86,7 @@ def apply_topics(settings: Settings, topics: Sequence[Topic] | None = None) -> l
     wanted = _wanted(settings, topics)
     cluster = Cluster(settings)
     found = cluster.topics(wanted)
-    _refuse([*_conflicts(wanted, found, settings), *_retention(wanted, settings, cluster)])
+    _refuse([*_conflicts(wanted, found, settings), *_retention(settings, cluster)])
     created = set(cluster.create([topic for topic in wanted if topic.name not in found]))
     found = cluster.await_topics(wanted)
     _refuse(list(_conflicts(wanted, found, settings)))  # another may have created them otherwise
@@ -125,9 +122,10 @@ def check_topics(settings: Settings, topics: Sequence[Topic] | None = None) -> l
             continue
         problems += _conflicts([topic], found, settings)
         for key, is_, want in _settable(topic, there):
-            text = f"topic {topic.name}: {key} is {is_}, want {want}: run `reel topics apply`"
+            why = _too_short(settings) if key == "retention.ms" and _is_short(is_, settings) else ""
+            text = f"topic {topic.name}: {key} is {is_}, want {want}{why}: run `reel topics apply`"
             problems.append(Problem(topic.name, text))
-    return [*problems, *_retention(wanted, settings, cluster)]
+    return [*problems, *_retention(settings, cluster)]
 
 
 def reset_to_start(settings: Settings, stage: Stage) -> list[Change]:
@@ -174,8 +172,12 @@ def _wanted(settings: Settings, topics: Sequence[Topic] | None) -> tuple[Topic, 
             num_partitions=topic.num_partitions or settings.partitions,
             config={**topic.config, **safe},
         )
-        for topic in (topology.topics() if topics is None else topics)
+        for topic in (_all(settings) if topics is None else topics)
     )
+
+
+def _all(settings: Settings) -> tuple[Topic, ...]:
+    return topology.topics(1000 * settings.retention_s, settings.retry_delays_s)
 
 
 def _settable(topic: Topic, found: FoundTopic) -> list[tuple[str, str, str]]:
@@ -229,26 +231,38 @@ def _count_text(topic: Topic, count: int, settings: Settings) -> str:
     return f"topic {topic.name} has {count} partitions, want {want}; {why}: {way}"
 
 
-def _retention(wanted: Iterable[Topic], settings: Settings, cluster: Cluster) -> Iterator[Problem]:
-    """DESIGN 2: longest deadline + longest retry + redrive window < retention, of offsets too."""
-    needed_ms = round(1000 * (settings.deadline_s + max(topology.RETRY_DELAYS_S)))
-    needed_ms += REDRIVE_WINDOW_MS
-    why = f"REEL_DEADLINE_S, the longest retry and the redrive window take {needed_ms}"
-    kept = [(int(topic.config.get("retention.ms", -1)), topic.name) for topic in wanted]
-    kept_ms, name = min(((ms, name) for ms, name in kept if ms >= 0), default=(needed_ms + 1, ""))
-    if kept_ms <= needed_ms:
-        yield Problem(
-            name, f"topic {name}: retention.ms is {kept_ms}, but {why}: lower REEL_DEADLINE_S"
+def _retention(settings: Settings, cluster: Cluster) -> Iterator[Problem]:
+    """DESIGN 2: longest deadline + retries + redrive window < retention of records and offsets.
+
+    The third part, that outcome and result records outlive the topics, needs no check: nothing of
+    ours ever removes them (streams/blobs/sweep.py).
+    """
+    if settings.retention_s <= settings.needed_s:
+        text = (
+            f"REEL_RETENTION_S is {settings.retention_s}{_too_short(settings)}: "
+            "raise it or lower one of these"
         )
+        yield Problem("", text)
     offsets_min = cluster.offsets_retention_min()
     if offsets_min is None:
         log.info("the brokers do not tell offsets.retention.minutes: it is not checked")
-    elif offsets_min * 60_000 <= needed_ms:
-        yield Problem(
-            "__consumer_offsets",
-            f"brokers: offsets.retention.minutes is {offsets_min}, but {why} ms: "
-            "raise it on the brokers or lower REEL_DEADLINE_S",
+    elif offsets_min * 60 <= settings.needed_s:
+        text = (
+            f"brokers: offsets.retention.minutes is {offsets_min}{_too_short(settings)}: "
+            "raise it on the brokers or lower one of these"
         )
+        yield Problem("__consumer_offsets", text)
+
+
+def _is_short(retention_ms: str, settings: Settings) -> bool:
+    return 0 <= int(retention_ms) <= 1000 * settings.needed_s  # -1 is for ever
+
+
+def _too_short(settings: Settings) -> str:
+    return (
+        f", but REEL_DEADLINE_S, REEL_RETRY_DELAYS_S and REEL_REDRIVE_WINDOW_S take "
+        f"{settings.needed_s:.0f} s"
+    )
 
 
 def _refuse(problems: Sequence[Problem]) -> None:
@@ -262,7 +276,7 @@ def _refuse(problems: Sequence[Problem]) -> None:
 
 def _partitions_of(stage: Stage, settings: Settings) -> list[TopicPartition]:
     counts = Cluster(settings).partition_counts()
-    topics = (stage.reads, *(stage.retries if stage.is_worker else ()))
+    topics = (stage.reads, *stage.retries(settings.retry_delays_s))
     if missing := [topic for topic in topics if topic not in counts]:
         raise SettingsError(f"topic {missing[0]} is missing: run `reel topics apply`")
     return [TopicPartition(topic, number) for topic in topics for number in range(counts[topic])]

@@ -219,11 +219,11 @@ class Cluster:
         raise SickHost(f"topic {topic}: the brokers do not take over {dict(values)}")
 
     def offsets_retention_min(self) -> int | None:
-        """How long the brokers keep an idle group's offsets; None: they don't tell."""
-        names = [str(number) for number in sorted(self._metadata().brokers)[:1]]
+        """The least that any broker keeps an idle group's offsets; None: none of them tells."""
+        names = [str(number) for number in sorted(self._metadata().brokers)]
         found = self._describe(ResourceType.BROKER, names)
-        minutes = [config.get("offsets.retention.minutes") for config in found.values()]
-        return int(minutes[0]) if minutes and minutes[0] else None
+        told = [config.get("offsets.retention.minutes") for config in found.values()]
+        return min((int(minutes) for minutes in told if minutes), default=None)
 
     def _describe(self, kind: ResourceType, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """Settings by name; a resource that may not be described is left out."""

@@ -24,6 +24,7 @@ from confluent_kafka import (
 
 from streams.core.events import (
     Assigned,
+    CommitPoint,
     Committed,
     Event,
     Lost,
@@ -31,8 +32,9 @@ from streams.core.events import (
     StartOffset,
     TopicPartition,
 )
+from streams.core.offset_map import OffsetMap, decode_offset_map
 from streams.engine import Task
-from streams.errors import FatalError
+from streams.errors import FatalError, SickHost
 from streams.kafka.committed import committed_offsets
 from streams.kafka.config import ClientConfig
 from streams.runner import Dispatch
@@ -82,17 +84,25 @@ class KafkaSource:
             if message is None:
                 break
             if message.error() is None:
-                dispatch(self._intake(_task(message)))
+                task = _task(message)
+                try:
+                    event = self._intake(task)
+                except SickHost as error:  # the schema registry is away: read it again then
+                    log.warning("record not decoded yet", extra={"error": str(error)})
+                    self._consumer.seek(KafkaPartition(task.topic, task.partition, task.offset))
+                    break
+                dispatch(event)
             else:
                 self._on_message_error(message)
         answered, self._answered = self._answered, []
         for committed in answered:
             dispatch(committed)
 
-    def commit(self, offsets: Mapping[TopicPartition, int], must_finish: bool) -> None:
+    def commit(self, points: Mapping[TopicPartition, CommitPoint], must_finish: bool) -> None:
         """Commit. A commit that fails costs work done twice, never a record: it is logged."""
         kafka_offsets = [
-            KafkaPartition(each.topic, each.partition, offset) for each, offset in offsets.items()
+            KafkaPartition(each.topic, each.partition, point.offset, point.metadata)
+            for each, point in points.items()
         ]
         try:
             if must_finish:
@@ -102,7 +112,7 @@ class KafkaSource:
         except KafkaException as error:
             log.warning("commit failed", extra={"error": str(error), "must_finish": must_finish})
             if not must_finish:
-                self._answered.append(Committed(offsets, is_ok=False))
+                self._answered.append(Committed(is_ok=False))
 
     def pause(self, partitions: tuple[TopicPartition, ...]) -> None:
         """Stop fetching; what was prefetched is fetched again later."""
@@ -122,7 +132,8 @@ class KafkaSource:
     def _on_assign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         starts = self._start_offsets(consumer, partitions)
         for partition in partitions:
-            partition.offset = starts[TopicPartition(partition.topic, partition.partition)].offset
+            key = TopicPartition(partition.topic, partition.partition)
+            partition.offset = starts[key].known.offset
         if self._is_incremental:
             consumer.incremental_assign(partitions)
         else:
@@ -138,12 +149,7 @@ class KafkaSource:
             found = committed_offsets(consumer, partitions, _LOOKUP_S)
         except KafkaException as error:
             raise FatalError(f"committed offsets cannot be read: {error}") from error
-        return {
-            TopicPartition(each.topic, each.partition): StartOffset(
-                max(each.offset, 0), is_committed=each.offset != OFFSET_INVALID
-            )
-            for each in found
-        }
+        return {TopicPartition(each.topic, each.partition): _start_offset(each) for each in found}
 
     def _on_revoke(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         self._dispatch(Revoked(_keys(partitions)))
@@ -160,11 +166,10 @@ class KafkaSource:
             consumer.unassign()
 
     def _on_commit(self, error: KafkaError | None, partitions: list[KafkaPartition]) -> None:
-        offsets = {TopicPartition(each.topic, each.partition): each.offset for each in partitions}
         is_ok = error is None and all(each.error is None for each in partitions)
         if not is_ok:
             log.warning("commit refused", extra={"error": str(error)})
-        self._answered.append(Committed(offsets, is_ok))
+        self._answered.append(Committed(is_ok))
 
     def _on_message_error(self, message: Message) -> None:
         error = message.error()
@@ -189,6 +194,20 @@ class KafkaSource:
 def _not_polling(event: Event) -> None:
     """Closing tells of revoked partitions once more; the state has let go of them already."""
     log.debug("event outside of poll", extra={"event": type(event).__name__})
+
+
+def _start_offset(found: KafkaPartition) -> StartOffset:
+    if found.offset == OFFSET_INVALID:
+        return StartOffset(OffsetMap(0), is_committed=False)
+    try:
+        known = decode_offset_map(found.offset, found.metadata or "")
+    except ValueError as error:  # written by a newer version: what it finished is worked again
+        log.warning(
+            "offset map ignored",
+            extra={"topic": found.topic, "partition": found.partition, "error": str(error)},
+        )
+        return StartOffset(OffsetMap(found.offset), is_committed=True, is_map_ignored=True)
+    return StartOffset(known, is_committed=True)
 
 
 def _keys(partitions: list[KafkaPartition]) -> tuple[TopicPartition, ...]:

@@ -96,10 +96,11 @@ class KafkaControls:
                 },
             )  # fmt: skip
             return None
+        issued_s = job.issued_at.timestamp()
         if job.kind == "cancel":
-            return JobCancelled(job.job_id, job.run)
+            return JobCancelled(job.job_id, job.run, issued_s)
         if job.kind == "deadline" and job.deadline is not None:
-            return JobDeadline(job.job_id, job.run, job.deadline.timestamp())
+            return JobDeadline(job.job_id, job.run, job.deadline.timestamp(), issued_s)
         return None
 
     def _is_ours(self, control: StageControl) -> bool:

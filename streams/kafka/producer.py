@@ -74,6 +74,8 @@ class KafkaSink:
                     output.partition,
                     callback,
                     headers=list(output.headers),
+                    # 0 is librdkafka's word for "now"
+                    timestamp=output.timestamp_ms or 0,
                 )
                 return
             except BufferError:  # the brokers are slow or away: wait here, the window bounds us

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, NoReturn
 
-from streams.errors import FatalError, SettingsError, SickHost
+from streams.errors import FatalError, SettingsError, StoreAway
 
 _NOT_FOUND_STATUS = 404
 _HOST_FAULT_STATUSES = frozenset({401, 403, 408, 429})
@@ -24,7 +24,7 @@ class RegistrySchemaIds:
     """`schemas.codec.SchemaIds` from the registry at `url`; each answer is asked for once.
 
     Calls wait `timeout_s` at most for a connection and for each piece of the answer, and are not
-    retried here: SickHost makes the caller hold its record and come again. Thread-safe.
+    retried here: StoreAway makes the caller hold its record and come again. Thread-safe.
     `mock://NAME` is a registry in memory, for tests.
     """
 
@@ -52,7 +52,7 @@ class RegistrySchemaIds:
     def id_of(self, name: str, schema: str) -> int:
         """The id of `schema` under subject `name`, registered if it was not yet.
 
-        Raises SickHost where the registry cannot answer, FatalError where it refuses the schema
+        Raises StoreAway where the registry cannot answer, FatalError where it refuses the schema
         (not compatible with what the subject holds): nobody may write such a record.
         """
         known = self._ids.get((name, schema))
@@ -71,7 +71,7 @@ class RegistrySchemaIds:
     def schema_of(self, schema_id: int) -> str:
         """The schema (JSON) of an id.
 
-        Raises KeyError for an id that the registry does not know, SickHost where it cannot answer.
+        Raises KeyError for an id that the registry does not know, StoreAway where it cannot answer.
         """
         known = self._schemas.get(schema_id)
         if known is not None:
@@ -94,6 +94,6 @@ def _is_host_fault(status: int) -> bool:
 
 
 def _raise_sick(fault: Exception) -> NoReturn:
-    raise SickHost(
+    raise StoreAway(
         f"the schema registry does not answer: {fault}", reason_code="schema_registry_down"
     ) from fault

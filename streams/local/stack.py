@@ -259,7 +259,7 @@ def as_environment(settings: Settings) -> dict[str, object]:
             case dict() as pairs:
                 told[name] = ",".join(f"{key}={text}" for key, text in pairs.items())
             case tuple() as words:
-                told[name] = ",".join(words)
+                told[name] = ",".join(str(word) for word in words)
             case value:
                 told[name] = value
     return told

@@ -29,6 +29,8 @@ from streams.topology import DAY_MS, Stage, Topic
 pytestmark = pytest.mark.kafka
 
 DEADLINE_S = 30.0
+RETENTION_MS = 7 * DAY_MS
+RETRIES = ("requests.retry.10s",)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Place:
         """Some of each sort, of our own names."""
         return [
             replace(topic, name=f"{self.name}.{topic.name}")
-            for topic in topology.topics()
-            if topic.name in ("requests", "requests.dlt", "jobs.control", "jobs.state")
+            for topic in topology.topics(RETENTION_MS, (10,))
+            if topic.name in ("requests", *RETRIES, "requests.dlt", "jobs.control", "jobs.state")
         ]
 
     def create(self, name: str, count: int, **config: str) -> None:
@@ -84,6 +86,7 @@ def test_apply_creates_every_topic_once_as_the_topology_says(place: Place) -> No
     changes = apply_topics(place.settings, place.topics())
     assert [change.text for change in changes] == [
         f"topic {place.name}.requests: created with 6 partitions",
+        f"topic {place.name}.requests.retry.10s: created with 6 partitions",
         f"topic {place.name}.requests.dlt: created with 6 partitions",
         f"topic {place.name}.jobs.control: created with 1 partitions",
         f"topic {place.name}.jobs.state: created with 6 partitions",
@@ -106,10 +109,12 @@ def test_check_names_what_is_missing_and_creates_nothing(place: Place) -> None:
 def test_retention_and_sizes_of_an_existing_topic_are_set(place: Place) -> None:
     name = f"{place.name}.requests"
     place.create(name, 6, retention_ms="1000", max_message_bytes="2000", segment_ms="123456789")
-    want_ms, want_bytes = str(topology.RETENTION_MS), str(topology.TOPIC_MAX_BYTES)
+    want_ms, want_bytes = str(RETENTION_MS), str(topology.TOPIC_MAX_BYTES)
+    too_short = "REEL_DEADLINE_S, REEL_RETRY_DELAYS_S and REEL_REDRIVE_WINDOW_S take 346270 s"
     wanted = place.topics()[:1]
     assert [problem.text for problem in check_topics(place.settings, wanted)] == [
-        f"topic {name}: retention.ms is 1000, want {want_ms}: run `reel topics apply`",
+        f"topic {name}: retention.ms is 1000, want {want_ms}, but {too_short}: run "
+        "`reel topics apply`",
         f"topic {name}: max.message.bytes is 2000, want {want_bytes}: run `reel topics apply`",
     ]
     assert [change.text for change in apply_topics(place.settings, wanted)] == [
@@ -144,7 +149,7 @@ def test_another_partition_count_is_an_error_and_nothing_is_changed(
     assert str(refused.value) == text
     problems = check_topics(place.settings, place.topics())
     assert [problem.text for problem in problems if " is " not in problem.text] == [text]
-    assert len([problem for problem in problems if "is missing" in problem.text]) == 3
+    assert len([problem for problem in problems if "is missing" in problem.text]) == 4
 
 
 def test_another_cleanup_policy_is_an_error_that_says_how_to_set_it(place: Place) -> None:
@@ -183,21 +188,51 @@ def test_several_may_apply_at_once(place: Place) -> None:
     )
 
 
+def test_a_bound_by_size_and_a_retry_topic_on_another_clock_are_mended(place: Place) -> None:
+    name = f"{place.name}.requests.retry.10s"
+    place.create(name, 6, retention_bytes="1000000", message_timestamp_type="CreateTime")
+    wanted = place.topics()[1:2]
+    texts = [problem.text for problem in check_topics(place.settings, wanted)]
+    assert f"topic {name}: retention.bytes is 1000000, want -1: run `reel topics apply`" in texts
+    stamp = "message.timestamp.type is CreateTime, want LogAppendTime"
+    assert f"topic {name}: {stamp}: run `reel topics apply`" in texts
+    apply_topics(place.settings, wanted)
+    assert check_topics(place.settings, wanted) == []
+
+
 def test_retention_must_outlast_deadline_retries_and_redrive(place: Place) -> None:
     apply_topics(place.settings, place.topics())
-    long = place.settings.model_copy(update={"deadline_s": 5 * DAY_MS / 1000})
-    texts = [problem.text for problem in check_topics(long, place.topics())]
-    assert texts[0] == (
-        f"topic {place.name}.jobs.control: retention.ms is {7 * DAY_MS}, but REEL_DEADLINE_S, the "
-        f"longest retry and the redrive window take {8 * DAY_MS + 600_000}: lower REEL_DEADLINE_S"
+    too_long = {
+        "deadline_s": 4 * 86_400.0,
+        "redrive_window_s": 6 * 86_400,
+        "retry_delays_s": (10, 3 * 86_400),
+    }
+    for name, value in too_long.items():
+        settings = place.settings.model_copy(update={name: value})
+        texts = [problem.text for problem in check_topics(settings, place.topics())]
+        short = (
+            f", but REEL_DEADLINE_S, REEL_RETRY_DELAYS_S and REEL_REDRIVE_WINDOW_S take "
+            f"{settings.needed_s:.0f} s"
+        )
+        assert texts[0] == f"REEL_RETENTION_S is 604800{short}: raise it or lower one of these"
+        assert len(texts) == 1
+        with pytest.raises(SettingsError, match="REEL_RETENTION_S is 604800"):
+            apply_topics(settings, place.topics())
+    just = place.settings.model_copy(update={"retention_s": int(place.settings.needed_s) + 1})
+    assert check_topics(just, place.topics()) == []
+
+
+def test_offsets_must_be_kept_as_long_where_the_brokers_tell(place: Place) -> None:
+    """Apache Kafka tells how long it keeps offsets (60 days here), the embedded broker does not."""
+    apply_topics(place.settings, place.topics())
+    longest = place.settings.model_copy(
+        update={"deadline_s": 90 * 86_400.0, "retention_s": 200 * 86_400}
     )
-    assert len(texts) == 1
-    # Apache Kafka tells how long it keeps offsets (60 days here), the embedded broker does not.
-    longest = place.settings.model_copy(update={"deadline_s": 90 * DAY_MS / 1000})
     texts = [problem.text for problem in check_topics(longest, place.topics())]
-    assert any("offsets.retention.minutes" in text for text in texts) == place.speaks_kip848
-    with pytest.raises(SettingsError, match=r"retention\.ms is"):
-        apply_topics(long, place.topics())
+    assert (len(texts) == 1) == place.speaks_kip848
+    assert all(
+        "brokers: offsets.retention.minutes is 86400, but REEL_DEA" in each for each in texts
+    )
 
 
 def test_only_apache_kafka_speaks_kip_848(place: Place) -> None:

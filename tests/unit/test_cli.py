@@ -57,7 +57,7 @@ def test_help_names_every_command_and_comes_at_once() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     took_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before_s
-    commands = "up demo submit watch get jobs subscribe topology topics models stages"
+    commands = "up demo submit watch get jobs subscribe topology topics models stages blobs"
     for command in commands.split():
         assert f" {command} " in run.stdout
     assert took_s < 1.0  # CPU time: what else this machine does is not our concern
@@ -114,6 +114,24 @@ def test_no_broker_is_one_line_with_exit_code_1(words: str, reel: Reel) -> None:
         f"reel: no Kafka broker answers at {bootstrap} (REEL_BOOTSTRAP);"
         " `reel up` starts a local one"
     ]
+
+
+def test_a_sweep_says_what_would_go_and_goes_only_when_told(reel: Reel, tmp_path: Path) -> None:
+    old = tmp_path / "acme" / "order-7" / "1" / "sampler" / ("5a" * 32)
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"latents")
+    os.utime(old, (0, 0))
+    (old.parent / ("0f" * 32)).write_bytes(b"young")
+    said = "blobs of open runs\t2\t12\t1\t7"
+    dry = reel("blobs", "sweep", REEL_BLOBS=tmp_path.as_uri())
+    assert (dry.returncode, said in dry.stdout.splitlines()) == (0, True)
+    assert dry.stdout.splitlines()[0] == "kind\tobjects\tbytes\tto remove\tbytes to remove"
+    assert "nothing was removed" in dry.stderr
+    assert old.exists()
+    done = reel("blobs", "sweep", "--apply", "--older-than", "2")
+    assert (done.returncode, said in done.stdout.splitlines()) == (0, True)
+    assert [path.name for path in old.parent.iterdir()] == ["0f" * 32]
+    assert reel("blobs", "sweep", "--older-than", "0").returncode == 2
 
 
 def test_a_model_that_is_not_there_is_wrong_use(reel: Reel, tmp_path: Path) -> None:

@@ -31,26 +31,35 @@ def test_the_defaults_fit_together() -> None:
     assert (settings.bootstrap, settings.partitions) == ("127.0.0.1:9092", 24)
 
 
-@pytest.mark.parametrize(("smaller", "larger", "why"), TIMEOUTS)
+@pytest.mark.parametrize(("smaller", "how", "larger", "why"), TIMEOUTS)
 def test_each_inequality_between_timeouts_is_checked(
-    smaller: str, larger: str, why: str, monkeypatch: pytest.MonkeyPatch
+    smaller: str, how: str, larger: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_ms = getattr(read_settings(), larger)
-    monkeypatch.setenv(f"REEL_{smaller.upper()}", str(limit_ms))
-    assert getattr(read_settings_or_none(), smaller, limit_ms) == limit_ms
-    monkeypatch.setenv(f"REEL_{smaller.upper()}", str(limit_ms + 1))
-    assert refusal() == (
-        f"REEL_{smaller.upper()} ({limit_ms + 1}) must be <= "
+    least_wrong_ms = limit_ms if how == "<" else limit_ms + 1
+    text = (
+        f"REEL_{smaller.upper()} ({least_wrong_ms}) must be {how} "
         f"REEL_{larger.upper()} ({limit_ms}): {why}"
     )
+    monkeypatch.setenv(f"REEL_{smaller.upper()}", str(least_wrong_ms))
+    assert refusal() == text
+    monkeypatch.setenv(f"REEL_{smaller.upper()}", str(least_wrong_ms - 1))
+    assert why not in refusal_or_none()  # though it may be beyond the limit of another inequality
 
 
-def read_settings_or_none() -> Settings | None:
-    """Settings, unless the value at the limit of one inequality is beyond that of another."""
+def refusal_or_none() -> str:
     try:
-        return read_settings()
-    except SettingsError:
-        return None
+        read_settings()
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+def test_the_defaults_are_kept_long_enough_to_redrive() -> None:
+    settings = read_settings()
+    assert settings.longest_run_s == 24 * 3600 + 10 + 60 + 600
+    assert settings.needed_s == settings.longest_run_s + settings.redrive_window_s
+    assert settings.needed_s < settings.retention_s
 
 
 @pytest.mark.parametrize(
@@ -61,6 +70,9 @@ def read_settings_or_none() -> Settings | None:
         ({"DEFAULT_TIER": "gold"}, "unknown tier gold: not in REEL_TIERS"),
         ({"TENANTS": "acme=gold"}, "unknown tier gold: not in REEL_TIERS"),
         ({"WINDOW": "8", "WINDOW_RESUME": "8"}, "REEL_WINDOW_RESUME must be < REEL_WINDOW"),
+        ({"RETRY_DELAYS_S": "10,10"}, "REEL_RETRY_DELAYS_S must ascend from 1 or more"),
+        ({"RETRY_DELAYS_S": "60,10"}, "REEL_RETRY_DELAYS_S must ascend from 1 or more"),
+        ({"RETRY_DELAYS_S": "0,10"}, "REEL_RETRY_DELAYS_S must ascend from 1 or more"),
         ({"TENANTS": "acme"}, "REEL_TENANTS: want key=value,key=value"),
         ({"KAFKA_EXTRA": "ssl.ca.location"}, "REEL_KAFKA_EXTRA: want key=value,key=value"),
     ],
@@ -82,6 +94,10 @@ def test_values_that_do_not_fit_are_refused_in_words(
         ("BATCH_MAX", "0"),
         ("DEADLINE_S", "inf"),
         ("DTYPE", "float8"),
+        ("RETRY_DELAYS_S", "10,soon"),
+        ("RETRY_DELAYS_S", ","),
+        ("RETENTION_S", "0"),
+        ("EXPIRY_GRACE_MS", "-1"),
     ],
 )
 def test_a_wrong_value_names_its_variable(
@@ -106,7 +122,9 @@ def test_lists_and_pairs_are_read_from_commas(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("REEL_DEFAULT_TIER", "silver")
     monkeypatch.setenv("REEL_TENANTS", "acme=gold, zoo = silver")
     monkeypatch.setenv("REEL_KAFKA_EXTRA", "sasl.password=a=b")
+    monkeypatch.setenv("REEL_RETRY_DELAYS_S", "5, 30")
     settings = read_settings()
+    assert settings.retry_delays_s == (5, 30)
     assert settings.tiers == ("gold", "silver")
     assert settings.tenants == {"acme": "gold", "zoo": "silver"}
     assert settings.kafka_extra == {"sasl.password": "a=b"}

@@ -12,9 +12,15 @@ from schemas.codec import SCHEMAS
 from streams import topology
 from streams.topology import STAGES, Topic, topics, worker_stages
 
+DELAYS_S = (10, 60, 600)
+
+
+def all_topics(retention_ms: int = 1_000_000) -> tuple[Topic, ...]:
+    return topics(retention_ms, DELAYS_S)
+
 
 def by_name() -> dict[str, Topic]:
-    return {topic.name: topic for topic in topics()}
+    return {topic.name: topic for topic in all_topics()}
 
 
 def test_what_a_stage_writes_is_what_the_next_one_reads() -> None:
@@ -37,7 +43,7 @@ def test_every_record_type_has_its_schema() -> None:
 
 
 def test_topic_names_are_unique_and_fit_kafka() -> None:
-    names = [topic.name for topic in topics()]
+    names = [topic.name for topic in all_topics()]
     assert len(set(names)) == len(names)
     # Kafka's metric names fold "." into "_": two topics that differ only in that would clash.
     assert len({name.replace(".", "_") for name in names}) == len(names)
@@ -45,18 +51,27 @@ def test_topic_names_are_unique_and_fit_kafka() -> None:
 
 
 def test_each_worker_stage_has_a_retry_topic_a_delay_and_one_for_dead_letters() -> None:
-    kinds = {topic.name: topic.kind for topic in topics()}
+    kinds = {topic.name: topic.kind for topic in all_topics()}
     for stage in worker_stages():
         assert kinds[stage.reads] == "stage"
-        assert len(stage.retries) == len(topology.RETRY_DELAYS_S)
-        assert {kinds[name] for name in stage.retries} == {"retry"}
+        assert {kinds[name] for name in stage.retries(DELAYS_S)} == {"retry"}
         assert kinds[stage.dead_letters] == "dead letter"
-    assert worker_stages()[1].retries[0] == "prompts.cleaned.retry.10s"
+    assert worker_stages()[1].retries((10, 60)) == (
+        "prompts.cleaned.retry.10s",
+        "prompts.cleaned.retry.60s",
+    )
+    assert topology.stage("subscriber").retries(DELAYS_S) == ()
+
+
+def test_a_retry_is_due_by_the_brokers_clock() -> None:
+    stamped = {topic.kind for topic in all_topics() if "message.timestamp.type" in topic.config}
+    assert stamped == {"retry"}
+    assert by_name()["requests.retry.60s"].config["message.timestamp.type"] == "LogAppendTime"
     assert worker_stages()[1].dead_letters == "prompts.cleaned.dlt"
 
 
 def test_where_a_job_goes_there_are_as_many_partitions() -> None:
-    for topic in topics():
+    for topic in all_topics():
         if topic.kind in ("stage", "retry", "dead letter", "event"):
             assert topic.num_partitions is None, topic.name
 
@@ -79,18 +94,14 @@ def test_a_dead_letter_may_be_larger_than_its_source_by_64_kib() -> None:
 
 
 def test_records_are_kept_as_long_as_asked_but_state_for_ever() -> None:
-    kept = {topic.name: topic.config.get("retention.ms") for topic in topics(retention_ms=12_345)}
+    kept = {topic.name: topic.config.get("retention.ms") for topic in all_topics(12_345)}
     assert set(kept.values()) == {"12345", None}
+    assert {topic.config.get("retention.bytes") for topic in all_topics()} == {"-1", None}
     assert [name for name, ms in kept.items() if ms is None] == [
         "stages.control",
         "jobs.state",
         "models.cached",
     ]
-
-
-def test_delays_grow() -> None:
-    delays_s = list(topology.RETRY_DELAYS_S)
-    assert delays_s == sorted(set(delays_s))
 
 
 def test_a_stage_is_found_by_its_name() -> None:
