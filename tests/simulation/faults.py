@@ -7,6 +7,7 @@ from functools import partial
 
 from schemas.cloudevents import event_headers
 from streams import topology
+from streams.claims import RunClaim
 from streams.core.events import (
     JobCancelled,
     JobDeadline,
@@ -14,7 +15,6 @@ from streams.core.events import (
     StagePaused,
     TopicPartition,
 )
-from streams.claims import RunClaim
 from streams.redrive import BeginRun, NothingToDo, SendAgain, claim_redrive, plan_redrive
 from tests.simulation.plan import FAULTS_END_S, NUM_PARTITIONS, STAGES, FaultPlan, JobPlan
 from tests.simulation.work import START, START_S, home, request_of, tenant_of

@@ -96,6 +96,9 @@ class Judge:
             case Tick():
                 pass
             case Assigned(partitions):
+                memory.told = {
+                    place: num for place, num in memory.told.items() if place[0] not in partitions
+                }
                 for at, start in partitions.items():
                     memory.asked.pop(at, None)
                     memory.accepted.pop(at, None)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from schemas.records import BlobRef
 from streams.blobs.base import (
+    Found,
     check_fence_body,
     check_key,
     check_ref,
-    Found,
     is_intact,
     read_whole,
     verified,

@@ -20,13 +20,13 @@ from schemas.records import (
 )
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences, blob_prefix
+from streams.blobs.named import blobs_of
 from streams.claims import claim_request
 from streams.core.tiers import partition_of_job
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
 from streams.topology import Stage
 from tests.simulation.plan import NUM_PARTITIONS, JobPlan
-from workers.fenced import blobs_of
 from workers.stage_work import Report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
-from schemas.codec import Codec
 from streams.core.events import (
     Acknowledged,
     Assigned,
@@ -32,7 +32,7 @@ from streams.letters import StageLetters
 from streams.runner import Dispatch, StageRunner
 from streams.topology import Stage
 from tests.simulation.engine import SimulatedEngine
-from tests.simulation.plan import NUM_PARTITIONS, RETRY
+from tests.simulation.plan import RETRY
 from tests.simulation.store import MemoryStore
 from tests.simulation.work import SimulatedWork, place
 from workers.fenced import FencedWork
@@ -302,7 +302,7 @@ class Source:
                 return
             is_ok = not self._is_lost() and self._commit(epoch, points, must_finish=False)
             answered = Committed(is_ok and not self._is_lost())
-            world.later(world.rng.uniform(0.001, 0.03), lambda a=answered: self._answer(a))
+            world.later(world.rng.uniform(0.001, 0.03), partial(self._answer, answered))
 
     def _commit(
         self, epoch: int, points: dict[TopicPartition, CommitPoint], must_finish: bool
@@ -364,7 +364,7 @@ class Sink:
             when_s = self._last_s[at] = max(when_s, self._last_s.get(at, 0.0) + 1e-6)
             world.later(
                 when_s - world.now_s,
-                lambda output=output, at=at: self._append(pending, output, at, command),
+                partial(self._append, pending, output, at, command),
             )
 
     def _append(

@@ -29,6 +29,7 @@ from tests.simulation.plan import (
     Plan,
 )
 from tests.simulation.store import Memory, MemoryStore
+from tests.simulation.trace import short
 from tests.simulation.work import START_S, refs_of, tenant_of
 from tests.simulation.worker import Process, ProcessDied, Slot
 
@@ -78,7 +79,7 @@ class World:
     def trace(self, who: str, what: object) -> None:
         """A line of the trace, if anybody reads it."""
         if self._tell is not None:
-            self._tell(f"{self.now_s - START_S:9.4f} {who}: {what}")
+            self._tell(f"{self.now_s - START_S:9.4f} {who:13} {short(what)}")
 
     # ---- time
 
@@ -180,7 +181,7 @@ class World:
             return
         del self._engine_steps[number]
         if not process.is_gone:
-            self._alive(process, lambda: (process.spend(), call())[1])
+            self._alive(process, partial(_step, process, call))
 
     def interleave(self, process: Process) -> None:
         """While a worker calls the store, another one's engine may take a step."""
@@ -311,6 +312,11 @@ class World:
 
 def _nothing(call: str, key: str) -> None:
     """No fault."""
+
+
+def _step(process: Process, call: Callable[[], None]) -> None:
+    process.spend()
+    call()
 
 
 def _idle() -> None:
