@@ -2,11 +2,11 @@
 
 PipelineError
   RetryableError      later: the same record may succeed at another time
-  InvalidRecord       dead letter: this record can never succeed, its bytes are kept as evidence
-    BlobMissing         an input named by the record is not in the object store
+    BlobMissing         an input named by the record is not in the object store (yet, or any more)
     BlobCorrupt         an input's bytes are not those that the record describes
-  Rejected            the request is refused: its outcome is `rejected`, no dead letter
+  InvalidRecord       dead letter: this record can never succeed, its bytes are kept as evidence
     OutOfMemory         the device has not enough memory for this record alone
+  Rejected            the request is refused: its outcome is `rejected`, no dead letter
   SickHost            hold: this host is ill; keep the record, count nothing
     StoreAway           the object store or the registry is, for every worker
   FatalError          crash: a bug of ours, or a state nobody may continue from; the process ends
@@ -45,14 +45,14 @@ class InvalidRecord(PipelineError):
     reason_code = "invalid_record"
 
 
-class BlobMissing(InvalidRecord):
-    """Dead letter: a blob that the record names is not there."""
+class BlobMissing(RetryableError):
+    """Later: a blob that the record names is not there; once it stays lost, its run has failed."""
 
     reason_code = "input_lost"
 
 
-class BlobCorrupt(InvalidRecord):
-    """Dead letter: a blob's size or sha256 differ from what the record says."""
+class BlobCorrupt(RetryableError):
+    """Later: a blob's size or sha256 differ from what the record says."""
 
     reason_code = "input_corrupt"
 

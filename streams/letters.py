@@ -94,8 +94,8 @@ def dead_letter(
     run, try, crashes, crashes-alone, fault-class, reason-code, message (which never holds prompt
     text), worker, versions, evidence-NAME; and where the original is too large for the topic, the
     BlobRef of it as blob-uri, blob-sha256, blob-size-bytes, blob-media-type: then there is no value
-    and there are no headers of the original here; `pack_original` says what the blob holds. `kafka_dlt-original-*` are Spring's, for tools that
-    know those: integers in network order.
+    and there are no headers of the original here; `pack_original` says what the blob holds.
+    `kafka_dlt-original-*` are Spring's, for tools that know those: integers in network order.
     """
     origin, work, fault = origin_of(task), command.work, command.fault
     added = {

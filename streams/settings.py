@@ -114,7 +114,15 @@ class Settings(BaseSettings):
     window_resume: int = Field(32, ge=0, description="It is resumed at this many. < window")
     prefetch_kb: int = Field(1024, ge=64, description="librdkafka's queue per worker, in KiB.")
 
+    max_tries: int = Field(4, ge=1, description="Tries of a stage's work on a job, then failed.")
+    breaker_limit: int = Field(
+        5, ge=1, description="After so many jobs failed in a row a worker probes itself."
+    )
+
     # Timeouts, all in ms
+    sick_ms: int = Field(
+        300_000, ge=1000, description="A worker whose own host stays sick leaves the group after."
+    )
     poll_ms: int = Field(100, ge=1, description="Longest wait in one poll.")
     commit_interval_ms: int = Field(1000, ge=1, description="Between two commits of a partition.")
     session_timeout_ms: int = Field(45_000, ge=1000, description="A dead worker is found in this.")

@@ -58,6 +58,9 @@ class EchoWork:
         report(1, 1)
         return batch
 
+    def probe(self) -> None:
+        """A worker that does nothing does it well."""
+
     def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
         """The next stage's record."""
         record = task.record

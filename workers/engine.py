@@ -269,7 +269,7 @@ class MicroBatchEngine:
             raise
         except Exception as caught:  # anything a batch can raise is one of its rows' failure
             _log_failure(caught)
-            error = caught.with_traceback(None)  # a traceback keeps a batch's tensors alive
+            error = _without_tensors(caught, len(rows))
         if error is not None:
             self._bisect(rows, error)
             return
@@ -363,6 +363,14 @@ def fault_of(error: Exception) -> Fault:
     if isinstance(error, PipelineError):
         return Fault(Fate.LATER, error.reason_code, str(error))
     return Fault(Fate.LATER, "internal_error", type(error).__name__)
+
+
+def _without_tensors(error: Exception, num_rows: int) -> Exception:
+    """The error, to be raised or told later: tracebacks and causes keep a batch's tensors alive."""
+    if isinstance(error, MemoryError):
+        return OutOfMemory("no memory on the host", {"rows": str(num_rows)})
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _log_failure(error: Exception) -> None:

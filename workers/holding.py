@@ -1,4 +1,4 @@
-"""Which of the engine's threads wait for a sick host; the loop is told of the first and the last."""
+"""The engine's calls that wait for a sick host; the loop is told of the first and the last."""
 
 from __future__ import annotations
 

@@ -13,20 +13,22 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 
 from schemas.codec import Codec, SchemaIds
 from schemas.records import GenerationRequest
 from streams.blobs.base import BlobStore, open_store
 from streams.clock import AnchoredClock
-from streams.core.events import Fault, Output, Work
-from streams.core.stage import StageLimits, StageState
+from streams.core.limits import StageLimits
+from streams.core.retry import RetryPolicy
+from streams.core.stage import StageState
 from streams.core.tiers import partition_of_job, tier_of
-from streams.dead_letter import dead_letter
-from streams.engine import Task
-from streams.errors import PipelineError, Rejected, SettingsError
+from streams.errors import FatalError, PipelineError, Rejected, SettingsError
 from streams.intake import Intake
+from streams.letters import StageLetters
 from streams.monitor.health import Health
 from streams.monitor.logs import configure_logs
 from streams.monitor.metrics import WorkerMetrics
@@ -154,7 +156,10 @@ class Worker:
         try:
             self._wait_for_model(engine, health)
             if not self.stop.is_wanted:
-                self._join(engine, work, health).run()
+                runner = self._join(engine, fenced, health)
+                runner.run()
+                if (reason := runner.state.left_because) is not None:
+                    raise FatalError(f"this host is sick, others may be well: {reason}")
         finally:
             engine.stop()
             health.stop()
@@ -166,7 +171,7 @@ class Worker:
         list(engine.completions())  # raises what went wrong
         health.done("model loaded")
 
-    def _join(self, engine: MicroBatchEngine, work: StageWork, health: Health) -> StageRunner:
+    def _join(self, engine: MicroBatchEngine, fenced: FencedWork, health: Health) -> StageRunner:
         from streams.kafka.admin import group_protocol_supported
         from streams.kafka.config import consumer_config, controls_config, producer_config
         from streams.kafka.consumer import KafkaSource
@@ -186,8 +191,8 @@ class Worker:
             StageState(_limits(settings)),
             KafkaSource(
                 consumer_config(settings, self.stage.group, client_id),
-                [self.stage.reads],
-                Intake(self.stage, self.codec, work.batch_key),
+                [self.stage.reads, *self.stage.retries(settings.retry_delays_s)],
+                Intake(self.stage, self.codec, fenced.work.batch_key, settings.retry_delays_s),
                 watch.stalled,
             ),
             KafkaSink(producer_config(settings, client_id)),
@@ -195,14 +200,10 @@ class Worker:
             controls,
             self.clock,
             watch,
-            self._dead_letter,
+            StageLetters(self.stage, self.name, _versions(), fenced.announce),
         )
         self.stop.drain = runner.drain
         return runner
-
-    def _dead_letter(self, work: Work, fault: Fault) -> Output:
-        assert isinstance(work.payload, Task)
-        return dead_letter(self.stage, work.payload, fault, self.name)
 
     def _place(self, request: GenerationRequest) -> int:
         """The partition of a request: its tenant's tier decides, not what the request says."""
@@ -237,10 +238,23 @@ def _limits(settings: Settings) -> StageLimits:
         window_low=settings.window_resume,
         batch_max=settings.batch_max,
         batch_age_s=settings.batch_age_ms / 1000,
+        retry=RetryPolicy(settings.retry_delays_s, settings.max_tries),
+        breaker_limit=settings.breaker_limit,
+        leave_after_s=settings.sick_ms / 1000,
+        longest_run_s=settings.longest_run_s,
         commit_interval_s=settings.commit_interval_ms / 1000,
         drain_s=settings.drain_ms / 1000,
         poll_s=settings.poll_ms / 1000,
     )
+
+
+def _versions() -> str:
+    """What a dead letter says it was made with; reads metadata, imports nothing."""
+    found = []
+    for package in ("reelstream", "confluent-kafka", "torch", "diffusers", "av"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found)
 
 
 def _now() -> datetime:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streams.errors import SettingsError
+from streams.errors import OutOfMemory, SettingsError, SickHost
 
 if TYPE_CHECKING:
     import torch
@@ -44,3 +47,51 @@ def open_device(settings: DeviceSettings) -> tuple[torch.device, torch.dtype]:
     if not isinstance(dtype, torch.dtype):
         raise SettingsError(f"REEL_DTYPE={settings.dtype}: no such type")
     return device, dtype
+
+
+#: What allocators say; on the CPU, and from cuBLAS and cuDNN, it is a plain RuntimeError.
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+_DEVICE_FAILED = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error")
+
+
+@contextmanager
+def device_faults(device: torch.device, num_rows: int, shape: str) -> Iterator[None]:
+    """What goes wrong on a device in here is told by its fate; anything else passes through.
+
+    Raises:
+        OutOfMemory: with shape, rows, free and total bytes as evidence.
+        SickHost: `device_failed`; the device will not work again before somebody looks at it.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError are such
+        text = str(error)
+        if any(sign in text for sign in _NO_MEMORY):
+            free, total = memory_bytes(device)
+            evidence = {
+                "shape": shape,
+                "rows": str(num_rows),
+                "device": str(device),
+                "free-bytes": str(free),
+                "total-bytes": str(total),
+            }
+            raise OutOfMemory(f"no memory for {num_rows} rows of {shape}", evidence) from error
+        if any(sign in text for sign in _DEVICE_FAILED):
+            first_line = text.partition("\n")[0]
+            raise SickHost(f"{device}: {first_line[:200]}", reason_code="device_failed") from error
+        raise
+
+
+def memory_bytes(device: torch.device) -> tuple[int, int]:
+    """(free, total) memory of a device, in bytes; of the host for the CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    page = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page

@@ -22,6 +22,7 @@ from prometheus_client import (
 )
 
 from streams import topology
+from streams.core.events import TopicPartition
 
 # A second series for each counter, with the time of its first use, doubles the page for nobody.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -42,13 +43,18 @@ METRICS = (
     Metric("reel_records_in_total", "counter", "Records delivered.", ("topic",)),
     Metric("reel_records_out_total", "counter", "Records produced.", ("topic",)),
     Metric("reel_dead_letters_total", "counter", "Records dead-lettered.", ("reason_code",)),
+    Metric("reel_retries_total", "counter", "Copies put on a retry topic.", ("reason_code",)),
+    Metric("reel_probes_total", "counter", "Built-in good jobs: ok or failed.", ("result",)),
+    Metric("reel_offset_maps_ignored_total", "counter", "Offset maps of an unknown version."),
+    Metric("reel_holding", "gauge", "1 while work waits for a sick host or store."),
     Metric("reel_batch_records", "histogram", "Records in a started batch.",
            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)),
     Metric("reel_stage_seconds", "histogram", "Time in the engine, per batch.",
            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)),
     Metric("reel_in_flight_records", "gauge", "Records delivered and not finished."),
     Metric("reel_waiting_records", "gauge", "Records in flight that wait for a batch."),
-    Metric("reel_commit_lag_records", "gauge", "Delivered and not committed.", ("partition",)),
+    Metric("reel_commit_lag_records", "gauge", "Delivered and not committed.",
+           ("topic", "partition")),
     Metric("reel_commits_total", "counter", "Commits answered: ok or failed.", ("result",)),
     Metric("reel_rebalances_total", "counter", "Callbacks: assigned, revoked, lost.", ("kind",)),
     Metric("reel_stalled_partitions", "gauge", "Partitions whose next offset is gone."),
@@ -77,14 +83,18 @@ class WorkerMetrics:
         self._commits = _Counts(counter("reel_commits_total"), stage)
         self._rebalances = _Counts(counter("reel_rebalances_total"), stage)
         self._holds = _Counts(counter("reel_holds_total"), stage)
+        self._retries = _Counts(counter("reel_retries_total"), stage)
+        self._probes = _Counts(counter("reel_probes_total"), stage)
+        self._maps_ignored = counter("reel_offset_maps_ignored_total").labels(stage)
+        self._holding = gauge("reel_holding").labels(stage)
         self._batch = histogram("reel_batch_records").labels(stage)
         self._stage_seconds = histogram("reel_stage_seconds").labels(stage)
         self._in_flight = gauge("reel_in_flight_records").labels(stage)
         self._waiting = gauge("reel_waiting_records").labels(stage)
         self._commit_lag = gauge("reel_commit_lag_records")
         self._num_stalled = gauge("reel_stalled_partitions").labels(stage)
-        self._lags: dict[int, Gauge] = {}
-        self._stalled: set[int] = set()
+        self._lags: dict[TopicPartition, Gauge] = {}
+        self._stalled: set[TopicPartition] = set()
         # Zero from the start, or else a rate would not see the first occurrence.
         spec = topology.stage(stage)
         self._records_in.touch(spec.reads)
@@ -92,6 +102,7 @@ class WorkerMetrics:
             self._records_out.touch(spec.writes)
         for result in (True, False):
             self._commits.touch(_result(result))
+            self._probes.touch(_result(result))
         for kind in ("assigned", "revoked", "lost"):
             self._rebalances.touch(kind)
         gauge("reel_build_info").labels(stage, _our_version(), platform.python_version()).set(1)
@@ -107,6 +118,22 @@ class WorkerMetrics:
     def dead_letters(self, reason_code: str) -> None:
         """A record was given up as a dead letter."""
         self._dead_letters.count(reason_code)
+
+    def retries(self, reason_code: str) -> None:
+        """A record was put on a retry topic."""
+        self._retries.count(reason_code)
+
+    def probed(self, is_ok: bool) -> None:
+        """The built-in good job was worked, or was not."""
+        self._probes.count(_result(is_ok))
+
+    def map_ignored(self) -> None:
+        """An offset map could not be read: what it said was finished is worked again."""
+        self._maps_ignored.inc()
+
+    def holding(self, is_holding: bool) -> None:
+        """Work waits for a sick host or store, or does no longer."""
+        self._holding.set(is_holding)
 
     def batch_started(self, num_records: int) -> None:
         """The engine was given a batch."""
@@ -124,11 +151,11 @@ class WorkerMetrics:
         """So many of them wait for a batch."""
         self._waiting.set(num_records)
 
-    def commit_lag(self, partition: int, num_records: int) -> None:
+    def commit_lag(self, partition: TopicPartition, num_records: int) -> None:
         """So many offsets of this partition are delivered and not committed."""
         gauge = self._lags.get(partition)
         if gauge is None:
-            gauge = self._lags[partition] = self._commit_lag.labels(self._stage, partition)
+            gauge = self._lags[partition] = self._commit_lag.labels(self._stage, *partition)
         gauge.set(num_records)
 
     def committed(self, is_ok: bool) -> None:
@@ -139,15 +166,15 @@ class WorkerMetrics:
         """Partitions were `assigned`, `revoked` or `lost`."""
         self._rebalances.count(kind)
 
-    def stalled(self, partition: int) -> None:
+    def stalled(self, partition: TopicPartition) -> None:
         """This partition cannot be read on; until it is forgotten."""
         self._stalled.add(partition)
         self._num_stalled.set(len(self._stalled))
 
-    def forget_partition(self, partition: int) -> None:
+    def forget_partition(self, partition: TopicPartition) -> None:
         """This partition is another worker's now: its series end here."""
         if self._lags.pop(partition, None) is not None:
-            self._commit_lag.remove(self._stage, partition)
+            self._commit_lag.remove(self._stage, *partition)
         self._stalled.discard(partition)
         self._num_stalled.set(len(self._stalled))
 

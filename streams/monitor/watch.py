@@ -14,12 +14,20 @@ from streams.core.events import (
     Delivered,
     Drain,
     Event,
+    HostSick,
+    HostWell,
     Lost,
+    Offload,
+    Probe,
+    Probed,
     Produce,
+    Retry,
     Revoked,
     StagePaused,
     Start,
+    Ticket,
     TopicPartition,
+    Work,
 )
 from streams.core.stage import StageState
 from streams.monitor.health import Health
@@ -28,6 +36,7 @@ from streams.monitor.metrics import WorkerMetrics
 log = logging.getLogger(__name__)
 
 _GAUGES_EVERY_S = 1.0
+_HOST = "host and store well"
 
 
 class HasCaughtUp(Protocol):
@@ -65,9 +74,9 @@ class WorkerWatch:
         self._next_gauges_s = now_s + _GAUGES_EVERY_S
         self._metrics.in_flight(len(state.flights))
         self._metrics.waiting(state.num_waiting)
-        for partition, tracker in state.trackers.items():
-            lag = tracker.next_offset - (tracker.commit_offset or 0)
-            self._metrics.commit_lag(partition.partition, lag)
+        self._metrics.holding(state.host.is_holding)
+        for partition, tracker in state.ours.trackers.items():
+            self._metrics.commit_lag(partition, tracker.next_offset - tracker.commit_offset)
         self._watch_joining(now_s)
 
     def _watch_joining(self, now_s: float) -> None:
@@ -83,7 +92,7 @@ class WorkerWatch:
 
     def stalled(self, partition: TopicPartition, reason: str) -> None:
         """A partition cannot be read where the group wants to go on: alarm, and no skip."""
-        self._metrics.stalled(partition.partition)
+        self._metrics.stalled(partition)
         self._health.missing.add(f"{partition.topic}[{partition.partition}] readable")
         log.error(
             "partition stands still: its log no longer holds the offset to read next; "
@@ -96,12 +105,15 @@ class WorkerWatch:
         match event:
             case Delivered(partition):
                 self._metrics.records_in(partition.topic)
-            case Committed(_, is_ok):
+            case Committed(is_ok):
                 self._metrics.committed(is_ok)
             case Assigned(partitions):
                 self._is_assigned = self._is_assigned or bool(partitions)
                 if self._is_assigned:
                     self._health.done("assigned")
+                for start in partitions.values():
+                    if start.is_map_ignored:
+                        self._metrics.map_ignored()
                 self._rebalanced("assigned", len(partitions))
             case Revoked(partitions):
                 self._rebalanced("revoked", len(partitions))
@@ -109,6 +121,17 @@ class WorkerWatch:
             case Lost(partitions):
                 self._rebalanced("lost", len(partitions))
                 self._forget(partitions)
+            case HostSick(reason_code, message):
+                self._health.missing.add(_HOST)
+                log.warning("host sick", extra={"reason_code": reason_code, "error": message})
+            case HostWell():
+                self._health.done(_HOST)
+                log.info("host well")
+            case Probed(is_ok):
+                self._metrics.probed(is_ok)
+                log.log(
+                    logging.INFO if is_ok else logging.WARNING, "probed", extra={"is_ok": is_ok}
+                )
             case StagePaused(is_paused):
                 log.info("stage paused" if is_paused else "stage running")
             case Drain():
@@ -125,17 +148,16 @@ class WorkerWatch:
                 self._metrics.batch_started(len(batch))
             case DeadLetter(ticket, work, fault):
                 self._metrics.dead_letters(fault.reason_code)
-                log.warning(
-                    "dead letter",
-                    extra={
-                        "topic": ticket.partition.topic,
-                        "partition": ticket.partition.partition,
-                        "offset": ticket.offset,
-                        "job_id": work.job_id,
-                        "reason_code": fault.reason_code,
-                        "error": fault.message,
-                    },
-                )
+                extra = _about(ticket, work) | {"reason_code": fault.reason_code}
+                log.warning("dead letter", extra=extra | {"error": fault.message})
+            case Retry(ticket, work, delay_s, fault):
+                self._metrics.retries(fault.reason_code)
+                extra = _about(ticket, work) | {"reason_code": fault.reason_code}
+                log.warning("again later", extra=extra | {"delay_s": delay_s})
+            case Offload(ticket, work):
+                log.warning("dead letter too large for its topic", extra=_about(ticket, work))
+            case Probe():
+                log.warning("failures in a row: probing")
             case Commit(_, must_finish) if must_finish:
                 self._metrics.committed(True)
 
@@ -145,4 +167,16 @@ class WorkerWatch:
 
     def _forget(self, partitions: tuple[TopicPartition, ...]) -> None:
         for partition in partitions:
-            self._metrics.forget_partition(partition.partition)
+            self._metrics.forget_partition(partition)
+
+
+def _about(ticket: Ticket, work: Work) -> dict[str, object]:
+    return {
+        "topic": ticket.partition.topic,
+        "partition": ticket.partition.partition,
+        "offset": ticket.offset,
+        "job_id": work.job_id,
+        "run": work.run,
+        "try": work.try_number,
+        "crashes": work.crashes.num,
+    }

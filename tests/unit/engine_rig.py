@@ -22,8 +22,13 @@ from streams.core.events import (
     Ending,
     Event,
     Failed,
+    HostSick,
+    HostWell,
     NotEnded,
+    Offload,
+    Offloaded,
     Output,
+    Probed,
     Start,
     Ticket,
     Work,
@@ -37,7 +42,8 @@ from workers.stage_work import Report
 WAIT_S = 20.0
 CODEC = Codec()
 
-Answer = Emitted | Failed | Ended | NotEnded
+Answer = Emitted | Failed | Ended | NotEnded | Offloaded
+Word = HostSick | HostWell | Probed
 
 
 class ScriptedWork:
@@ -53,6 +59,7 @@ class ScriptedWork:
         self.on_compute: Callable[[Sequence[str], Report], None] = lambda job_ids, report: None
         self.on_row: Callable[[str], Exception | None] = lambda job_id: None
         self.on_store: Callable[[str], None] = lambda job_id: None
+        self.on_probe: Callable[[], None] = lambda: None
 
     def load(self) -> None:
         self.on_load()
@@ -73,6 +80,9 @@ class ScriptedWork:
         self.batches.append(sorted(batch))  # rows come as their inputs do
         self.on_compute(batch, report)
         return [self.on_row(job_id) or f"latents of {job_id}" for job_id in batch]
+
+    def probe(self) -> None:
+        self.on_probe()
 
     def store(self, task: Task, result: str, timing: StageTiming) -> Record:
         record = task.record
@@ -99,6 +109,7 @@ class Rig:
         self.held: list[str] = []
         self.announced: list[Output] = []
         self.answers: list[Answer] = []
+        self.words: list[Word] = []  # of the host
         fenced = FencedWork(
             self.work, topology.stage(stage), self.store, CODEC, lambda: CREATED_AT, place
         )
@@ -129,6 +140,12 @@ class Rig:
         self.engine.end(End(ticket, _work(task), ending))
         return ticket
 
+    def offload(self, task: Task) -> Ticket:
+        """Move an original into the store."""
+        ticket = a_ticket(task.offset)
+        self.engine.offload(Offload(ticket, _work(task)))
+        return ticket
+
     def drop(self, *tickets: Ticket) -> None:
         """Drop records."""
         self.engine.drop(Drop(tickets))
@@ -137,6 +154,10 @@ class Rig:
         """All answers so far, ordered by offset, once there are that many."""
         wait_until(lambda: self.take() >= num_answers)
         return sorted(self.answers, key=lambda each: each.ticket.offset)
+
+    def wait_for_word(self, num_words: int) -> None:
+        """Return once the host has been spoken of so often."""
+        wait_until(lambda: self.take() >= 0 and len(self.words) >= num_words)
 
     def take(self) -> int:
         """Take what has happened; the number of answers so far."""
@@ -147,9 +168,24 @@ class Rig:
         for event in events:
             if isinstance(event, Announced):
                 self.announced.append(event.output)
+            elif isinstance(event, Word):
+                self.words.append(event)
             else:
                 assert isinstance(event, Answer)
                 self.answers.append(event)
+
+
+def raising(error: Exception, *job_ids: str, times: int = 1_000) -> Callable[[str], None]:
+    """A hook that raises for these jobs (all, if none is named), that many times."""
+    left = times
+
+    def hook(job_id: str) -> None:
+        nonlocal left
+        if left and (job_id in job_ids or not job_ids):
+            left -= 1
+            raise error
+
+    return hook
 
 
 class Gate:

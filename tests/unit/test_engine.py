@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from schemas.codec import Codec
 from schemas.records import JobEvent
-from streams.core.events import Emitted, Ended, Ending, Failed, Fate, Fault, NotEnded
+from streams.core.events import (
+    Emitted,
+    Ended,
+    Ending,
+    Failed,
+    Fate,
+    Fault,
+    NotEnded,
+)
 from streams.errors import (
     FatalError,
     InvalidRecord,
@@ -24,39 +32,14 @@ from tests.unit.engine_rig import (
     Rig,
     done_of,
     latents_of,
+    raising,
     tasks_of,
     wait_until,
 )
-from workers import engine
 from workers.stage_work import Report
 
 CANCELLED = Ending("cancelled", "cancelled", "cancelled by request")
 TENANT, STAGE = "acme", "sampler"
-
-
-@pytest.fixture
-def rig_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store's folder; holds are short here."""
-    monkeypatch.setattr(engine, "_HOLD_FIRST_S", 0.01)
-    return tmp_path / "blobs"
-
-
-@pytest.fixture
-def rig(rig_folder: Path) -> Rig:
-    return Rig(rig_folder)
-
-
-def raising(error: Exception, *job_ids: str, times: int = 1_000) -> Callable[[str], None]:
-    """A hook that raises for these jobs (all, if none is named), that many times."""
-    left = times
-
-    def hook(job_id: str) -> None:
-        nonlocal left
-        if left and (job_id in job_ids or not job_ids):
-            left -= 1
-            raise error
-
-    return hook
 
 
 # ---- batches
@@ -154,44 +137,6 @@ def test_the_message_of_a_foreign_error_is_kept_out_of_the_fault(rig: Rig) -> No
         (failed,) = rig.wait_for(1)
         assert isinstance(failed, Failed)
         assert "circle" not in failed.fault.message
-
-
-# ---- hold
-
-
-@pytest.mark.parametrize("hook", ["on_fetch", "on_store"])
-def test_a_sick_store_is_waited_for_and_the_hold_ends_by_itself(rig: Rig, hook: str) -> None:
-    with rig:
-        setattr(rig.work, hook, raising(SickHost("refused", reason_code="store_down"), times=2))
-        rig.start(*tasks_of("a"))
-        (answer,) = rig.wait_for(1)
-        assert latents_of(answer).job.job_id == "a"
-        assert rig.held == ["store_down", "store_down"]
-
-
-def test_a_sick_host_under_a_computation_is_waited_for_and_nobody_fails(rig: Rig) -> None:
-    with rig:
-        hold = raising(SickHost("no space"), times=2)
-        rig.work.on_compute = lambda job_ids, report: hold(job_ids[0])
-        rig.start(*tasks_of("a", "b"))
-        assert {type(each) for each in rig.wait_for(2)} == {Emitted}
-        assert rig.work.batches == 3 * [["a", "b"]]
-        assert rig.held == 2 * ["sick_host"]
-
-
-@pytest.mark.parametrize("hook", ["on_fetch", "on_compute"])
-def test_a_hold_that_nobody_waits_for_ends(rig: Rig, hook: str) -> None:
-    with rig:
-        sick = raising(SickHost("refused"), "a")
-        if hook == "on_fetch":
-            rig.work.on_fetch = sick
-        else:
-            rig.work.on_compute = lambda job_ids, report: sick(job_ids[0])
-        tickets = rig.start(*tasks_of("a"))
-        wait_until(lambda: bool(rig.held))
-        rig.drop(*tickets)
-        rig.start(*tasks_of("x", "b")[1:])
-        assert [each.ticket for each in rig.wait_for(1)] == [a_ticket(1)]
 
 
 # ---- drop, cancel

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics import parser as open_metrics_parser
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from streams.core.events import TopicPartition
 from streams.errors import SettingsError
 from streams.monitor.health import Health
 from streams.monitor.metrics import METRICS, WorkerMetrics
@@ -24,6 +25,9 @@ from streams.monitor.metrics import METRICS, WorkerMetrics
 
 def value(metrics: WorkerMetrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, {"stage": "sampler", **labels})
+
+
+P5, P6 = TopicPartition("prompts.cleaned", 5), TopicPartition("prompts.cleaned", 6)
 
 
 @pytest.fixture
@@ -40,6 +44,10 @@ def test_the_exported_metrics_are_exactly_these(metrics: WorkerMetrics) -> None:
         "reel_records_in_total",
         "reel_records_out_total",
         "reel_dead_letters_total",
+        "reel_retries_total",
+        "reel_probes_total",
+        "reel_offset_maps_ignored_total",
+        "reel_holding",
         "reel_batch_records",
         "reel_stage_seconds",
         "reel_in_flight_records",
@@ -56,8 +64,11 @@ def test_the_exported_metrics_are_exactly_these(metrics: WorkerMetrics) -> None:
 def test_names_follow_the_rules_of_prometheus() -> None:
     for spec in METRICS:
         assert re.fullmatch(r"reel_[a-z]+(_[a-z]+)*", spec.name)
-        assert spec.name.endswith("_total") == (spec.kind == "counter")
-        assert spec.name.endswith(("_total", "_seconds", "_records", "_partitions", "_info"))
+        units = ("_total", "_seconds", "_records", "_partitions", "_info", "_holding")
+        assert spec.name.endswith(units)
+        assert spec.name.endswith(
+            ("_total", "_seconds", "_records", "_partitions", "_info", "_holding")
+        )
         assert spec.help.endswith(".")
         assert not {"job", "job_id", "tenant", "tenant_id"} & set(spec.labels)
         assert list(spec.buckets) == sorted(set(spec.buckets))
@@ -88,6 +99,14 @@ def test_what_happens_is_counted(metrics: WorkerMetrics) -> None:
     assert value(metrics, "reel_commits_total", result="failed") == 1
     assert value(metrics, "reel_rebalances_total", kind="revoked") == 1
     assert value(metrics, "reel_holds_total", cause="sick_host") == 1
+    metrics.retries("flaky")
+    metrics.probed(False)
+    metrics.map_ignored()
+    metrics.holding(True)
+    assert value(metrics, "reel_retries_total", reason_code="flaky") == 1
+    assert value(metrics, "reel_probes_total", result="failed") == 1
+    assert value(metrics, "reel_offset_maps_ignored_total") == 1
+    assert value(metrics, "reel_holding") == 1
 
 
 def test_what_will_happen_in_any_case_is_zero_from_the_start(metrics: WorkerMetrics) -> None:
@@ -98,18 +117,18 @@ def test_what_will_happen_in_any_case_is_zero_from_the_start(metrics: WorkerMetr
 
 
 def test_a_partition_that_goes_away_takes_its_series_along(metrics: WorkerMetrics) -> None:
-    metrics.commit_lag(5, 12)
-    metrics.stalled(5)
-    metrics.stalled(5)
-    metrics.stalled(6)
-    assert value(metrics, "reel_commit_lag_records", partition="5") == 12
+    metrics.commit_lag(P5, 12)
+    metrics.stalled(P5)
+    metrics.stalled(P5)
+    metrics.stalled(P6)
+    assert value(metrics, "reel_commit_lag_records", topic="prompts.cleaned", partition="5") == 12
     assert value(metrics, "reel_stalled_partitions") == 2
-    metrics.forget_partition(5)
-    metrics.forget_partition(5)
-    assert value(metrics, "reel_commit_lag_records", partition="5") is None
+    metrics.forget_partition(P5)
+    metrics.forget_partition(P5)
+    assert value(metrics, "reel_commit_lag_records", topic="prompts.cleaned", partition="5") is None
     assert value(metrics, "reel_stalled_partitions") == 1
-    metrics.commit_lag(5, 1)
-    assert value(metrics, "reel_commit_lag_records", partition="5") == 1
+    metrics.commit_lag(P5, 1)
+    assert value(metrics, "reel_commit_lag_records", topic="prompts.cleaned", partition="5") == 1
 
 
 def test_reason_codes_without_end_do_not_become_series_without_end(metrics: WorkerMetrics) -> None:

@@ -21,7 +21,7 @@ from streams.errors import InvalidRecord
 from workers.model_check import require_model
 from workers.models.card import read_card
 from workers.stage_work import Report
-from workers.torch_device import DeviceSettings, open_device
+from workers.torch_device import DeviceSettings, device_faults, open_device
 
 if TYPE_CHECKING:
     from workers.decoder.wan_vae import WanVae
@@ -54,13 +54,14 @@ class DecoderWork:
         self._card = read_card(model_dir)
         self._latent_frames_per_chunk = latent_frames_per_chunk
         self._vae: WanVae | None = None
+        self._device: Any = None
 
     def load(self) -> None:
         """Load the VAE."""
-        device, dtype = open_device(self._device_settings)
+        self._device, dtype = open_device(self._device_settings)
         from workers.decoder.wan_vae import WanVae
 
-        self._vae = WanVae(self._model_dir, device, dtype)
+        self._vae = WanVae(self._model_dir, self._device, dtype)
 
     def batch_key(self, task: Task) -> Hashable:
         """One shape; rows of a batch are decoded one after the other."""
@@ -141,7 +142,13 @@ class DecoderWork:
 
         assert self._vae is not None
         window: list[npt.NDArray[Any]] = []
-        for frames in self._vae.frames(torch.from_numpy(row.latents)):
+        decoded = self._vae.frames(torch.from_numpy(row.latents))
+        shape = "x".join(map(str, row.latents.shape))
+        while True:
+            with device_faults(self._device, 1, f"latents {shape}"):
+                frames = next(decoded, None)
+            if frames is None:
+                break
             window.append(frames)
             step()
             if len(window) == self._latent_frames_per_chunk:
@@ -149,6 +156,15 @@ class DecoderWork:
                 window = []
         if window:
             yield np.concatenate(window)
+
+    def probe(self) -> None:
+        """Decode the smallest latents."""
+        import torch
+
+        assert self._vae is not None
+        with torch.inference_mode(), device_faults(self._device, 1, "the smallest latents"):
+            for _ in self._vae.frames(torch.zeros((self._vae.num_channels, 1, 2, 2))):
+                pass
 
     def _put(self, prefix: str, frames: npt.NDArray[Any]) -> BlobRef:
         return self._store.put(prefix, [tensors.dump({"frames": frames})], tensors.MEDIA_TYPE)

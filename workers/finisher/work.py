@@ -82,6 +82,12 @@ class FinisherWork:
         """Encode each clip, a chunk in memory at a time."""
         return [self._film(record, report) for record in batch]
 
+    def probe(self) -> None:
+        """Mux a black frame."""
+        frame = np.zeros((64, 64, 3), np.uint8)
+        mux_mp4([frame], 64, 64, 8).close()
+        jpeg_of(frame)
+
     def _film(self, record: FramesDecoded, report: Report) -> Film:
         job, thumbnail = record.job, b""
 

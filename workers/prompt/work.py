@@ -23,7 +23,7 @@ from streams.engine import Task
 from workers.models.card import read_card
 from workers.prompt.admit import AdmissionRules, admit, clean_prompt
 from workers.stage_work import Report
-from workers.torch_device import DeviceSettings, open_device
+from workers.torch_device import DeviceSettings, device_faults, open_device
 
 Array = npt.NDArray[Any]
 
@@ -81,7 +81,7 @@ class PromptWork:
         Raises:
             InvalidRecord: `idempotency_conflict` or `unclaimed_run` (`claim_request`).
         """
-        claim = claim_request(self._fences, task.record, task.value, task.partition)
+        claim = claim_request(self._fences, task.record, task.value or b"", task.partition)
         return replace(task, partition=claim.partition)
 
     def fetch(self, task: Task) -> _Wish:
@@ -101,6 +101,10 @@ class PromptWork:
             _Encoded(wish, prompt, next(negatives) if wish.job.is_guided else None)
             for wish, prompt in zip(batch, prompts, strict=True)
         ]
+
+    def probe(self) -> None:
+        """Encode a prompt."""
+        self._encode(["a red circle moving right"])
 
     def store(self, task: Task, result: _Encoded, timing: StageTiming) -> Record:
         """Store the embeddings; the CleanedPrompt that names them."""
@@ -128,7 +132,8 @@ class PromptWork:
 
         if not prompts:
             return []
-        with torch.inference_mode():
+        shape = f"{self._card.text_pad_length} tokens"
+        with torch.inference_mode(), device_faults(self._device, len(prompts), shape):
             embeds, _ = self._pipeline.encode_prompt(
                 prompts,
                 do_classifier_free_guidance=False,

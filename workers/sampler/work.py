@@ -19,11 +19,11 @@ from streams.blobs import tensors
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import blob_prefix
 from streams.engine import Task
-from streams.errors import InvalidRecord
+from streams.errors import InvalidRecord, SickHost
 from workers.model_check import require_model
 from workers.models.card import read_card
 from workers.stage_work import Report
-from workers.torch_device import DeviceSettings, open_device
+from workers.torch_device import DeviceSettings, device_faults, open_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,13 +51,14 @@ class SamplerWork:
         self._model_dir, self._device_settings, self._store = model_dir, device, store
         self._card = read_card(model_dir)
         self._family: WanFamily | None = None
+        self._device: Any = None
 
     def load(self) -> None:
         """Load the transformer and the scheduler."""
-        device, dtype = open_device(self._device_settings)
+        self._device, dtype = open_device(self._device_settings)
         from workers.sampler.families.wan import WanFamily
 
-        self._family = WanFamily(self._model_dir, device, dtype)
+        self._family = WanFamily(self._model_dir, self._device, dtype)
 
     def batch_key(self, task: Task) -> Hashable:
         """One shape, one number of steps, guided or not."""
@@ -87,7 +88,10 @@ class SamplerWork:
         """Denoise: each result is (C, T, H, W) float32, or InvalidRecord for a row of NaN."""
         import torch
 
-        with torch.inference_mode():
+        job = batch[0].job
+        rows = len(batch) * (2 if job.is_guided else 1)
+        shape = f"{job.num_frames}x{job.height_px}x{job.width_px}"
+        with torch.inference_mode(), device_faults(self._device, rows, shape):
             return [_finite(row) for row in self._denoise(batch, report)]
 
     def _denoise(self, batch: Sequence[Conditioned], report: Report) -> list[Tensor]:
@@ -122,6 +126,19 @@ class SamplerWork:
                 )[0]
             report(step_index + 1, num_steps)
         return [each[0] for each in latents]
+
+    def probe(self) -> None:
+        """One forward of the smallest latents."""
+        import torch
+
+        family = self._family
+        assert family is not None
+        latents = torch.zeros((1, *family.smallest_shape))
+        text = torch.zeros((1, self._card.text_pad_length, family.text_dim))
+        with torch.inference_mode(), device_faults(self._device, 1, "the smallest latents"):
+            prediction = family.predict(latents.to(self._device), torch.tensor([1.0]), text)
+            if not torch.isfinite(prediction).all():
+                raise SickHost("a forward of zeros is not finite", reason_code="device_failed")
 
     def store(self, task: Task, result: npt.NDArray[Any], timing: StageTiming) -> Record:
         """Store the latents; the LatentsReady that names them."""

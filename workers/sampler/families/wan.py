@@ -41,6 +41,11 @@ class WanFamily:
         """Width of a text embedding."""
         return int(self._transformer.config.text_dim)
 
+    @property
+    def smallest_shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of the smallest latents that the transformer takes: one patch."""
+        return (int(self._transformer.config.in_channels), *self._transformer.config.patch_size)
+
     def latent_shape(self, job: Job) -> tuple[int, int, int, int]:
         """(C, T, H, W) of a job's latents."""
         return (
@@ -78,7 +83,7 @@ class WanFamily:
         dtype = self._transformer.dtype
         prediction: Tensor = self._transformer(
             hidden_states=latents.to(dtype),
-            timestep=timesteps,
+            timestep=timesteps.to(self._device),
             encoder_hidden_states=text_embeds.to(self._device, dtype),
             return_dict=False,
         )[0]
