@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -21,7 +22,11 @@ def main() -> int:
     run.add_argument("num_schedules", type=int)
     run.add_argument("--seed", type=int, default=1)
     run.add_argument("--quick", action="store_true", help="stop at the first that fails")
-    for name, text in (("replay", "one schedule with its trace"), ("shrink", "its smallest part")):
+    for name, text in (
+        ("replay", "one schedule with its trace"),
+        ("shrink", "its smallest part that fails alike"),
+        ("digest", "the hash of its trace"),
+    ):
         commands.add_parser(name, help=text).add_argument("seed", type=int)
     arguments = parser.parse_args()
     match arguments.command:
@@ -29,6 +34,11 @@ def main() -> int:
             return _run(arguments.seed, arguments.num_schedules, arguments.quick)
         case "replay":
             return _replay(make_plan(arguments.seed))
+        case "digest":
+            digest = hashlib.sha256()
+            simulate(make_plan(arguments.seed), lambda line: digest.update(line.encode()))
+            print(digest.hexdigest())
+            return 0
     return _shrink(make_plan(arguments.seed))
 
 

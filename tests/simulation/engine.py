@@ -27,6 +27,7 @@ from streams.core.events import (
     NotEnded,
     Offload,
     Offloaded,
+    Output,
     Probed,
     Start,
     Ticket,
@@ -48,8 +49,11 @@ class Bench(Protocol):
     def now_s(self) -> float:
         """The worker's clock."""
 
-    def prepared(self, task: Task, was_done: bool) -> None:
+    def prepared(self, task: Task, was_done: bool, edition: int) -> None:
         """A record is about to be worked; whether that was done already."""
+
+    def unworked(self, outputs: tuple[Output, ...]) -> None:
+        """A record is settled without work."""
 
     def is_done(self, task: Task) -> bool:
         """Whether the stage has its result, or the run its outcome."""
@@ -130,9 +134,10 @@ class SimulatedEngine:
 
         def settle(prepared: Prepared | tuple[Any, ...] | None) -> None:
             if isinstance(prepared, Prepared):
-                self._bench.prepared(task, was_done)
+                self._bench.prepared(task, was_done, prepared.edition)
                 batch.ready.append((ticket, prepared))
             elif prepared is not None:
+                self._bench.unworked(prepared)
                 self._answer(Emitted(ticket, prepared))
             batch.num_unsettled -= 1
             if not batch.num_unsettled and batch.ready:

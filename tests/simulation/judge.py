@@ -23,6 +23,7 @@ from streams.core.events import (
     HostSick,
     Lost,
     NotEnded,
+    Offload,
     Probe,
     Probed,
     Produce,
@@ -153,6 +154,8 @@ class Judge:
                 self._asked(process, memory, ticket, command)
             case Commit(points, must_finish):
                 self._commit(process, memory, points, must_finish)
+            case Offload():
+                self._world.count["offloads"] += 1
             case Probe():
                 self._world.count["probes"] += 1
 

@@ -31,7 +31,8 @@ def short(what: Any) -> str:
             extras = [str(each) for each in (what.finished(), counts) if each]
             return " ".join([f"@{what.offset}", *extras])
         case Mapping():
-            return ", ".join(f"{short(key)}: {short(value)}" for key, value in what.items())
+            pairs = (f"{short(key)}: {short(value)}" for key, value in what.items())
+            return ", ".join(sorted(pairs))  # what comes out of a set has no order of its own
         case tuple():
             return "(" + ", ".join(map(short, what)) + ")"
     if dataclasses.is_dataclass(what):

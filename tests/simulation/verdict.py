@@ -122,9 +122,8 @@ def _is_fault_of(world: World, job: JobPlan, run: int, stage: str, reason_code: 
             return any(each.startswith(prefix) for each in world.memory.harmed)
         case "planned_invalid":
             return job.behaviour == "invalid"
-        case "planned_failure":
-            is_final = job.behaviour != "permanent" or job.number % 2 == 0
-            return judge.failures[key] >= (1 if is_final else RETRY.max_tries)
+        case "planned_failure" if job.behaviour != "permanent" or job.number % 2 == 0:
+            return judge.failures[key] > 0  # dead-lettered at once
     # Its tries are used up: some by its own fault, some perhaps by a sick device.
     num_failures = judge.failures[key] + judge.sick_failures[key]
     return judge.failures[key] > 0 and num_failures >= RETRY.max_tries

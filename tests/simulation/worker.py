@@ -30,7 +30,7 @@ from streams.errors import RetryableError, SickHost, StoreAway
 from streams.intake import Intake
 from streams.letters import StageLetters
 from streams.runner import Dispatch, StageRunner
-from streams.topology import Stage
+from streams.topology import VIDEOS_DONE, Stage
 from tests.simulation.engine import SimulatedEngine
 from tests.simulation.plan import RETRY
 from tests.simulation.store import MemoryStore
@@ -129,9 +129,15 @@ class Process:
         """Run that in the engine, later."""
         self.world.engine_step(self, self.world.rng.uniform(*delay_s), call)
 
-    def prepared(self, task: Task, was_done: bool) -> None:
+    def prepared(self, task: Task, was_done: bool, edition: int) -> None:
         """A record is about to be worked."""
         self.world.judge.prepared(self, task, was_done)
+        self.world.count["next editions"] += edition > 1
+
+    def unworked(self, outputs: tuple[Output, ...]) -> None:
+        """A record is settled without work."""
+        names = {VIDEOS_DONE: "outcomes re-emitted", self.stage.writes: "results re-emitted"}
+        self.world.count[names.get(outputs[0].topic, "forwarded")] += 1
 
     def is_done(self, task: Task) -> bool:
         """Whether that is needless."""
