@@ -29,6 +29,7 @@ class Known(NamedTuple):
     crashes: Crashes
     value: bytes | None
     due_s: float
+    deadline_s: float
 
 
 class DeadLettered(NamedTuple):
@@ -93,7 +94,7 @@ class Evidence:
         try:
             record: Any = self._codec.decode(entry.value or b"", stage.reads_record)
         except UndecodableRecord:
-            self.known[at][entry.offset] = Known(None, 1, 1, Crashes(), entry.value, 0.0)
+            self.known[at][entry.offset] = Known(None, 1, 1, Crashes(), entry.value, 0.0, 0.0)
             return
         job = record if stage.name == "prompt" else record.job
         job_id = job.job_id if ID.fullmatch(job.job_id) else None
@@ -104,8 +105,9 @@ class Evidence:
         if at.topic in self._delay_s:
             due_s = entry.timestamp_ms / 1000 + self._delay_s[at.topic]
         self.known[at][entry.offset] = Known(
-            job_id, job.run, origin.try_number, origin.crashes, entry.value, due_s
-        )
+            job_id, job.run, origin.try_number, origin.crashes, entry.value, due_s,
+            job.deadline.timestamp(),
+        )  # fmt: skip
         if job_id is None:
             return
         rank = job.run, origin.try_number

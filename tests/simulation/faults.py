@@ -32,7 +32,6 @@ class Outside:
     def __init__(self, world: World) -> None:
         self._world = world
         self.cancelled: set[tuple[str, int]] = set()
-        self.hurried: set[tuple[str, int]] = set()
         self.num_garbage = 0
 
     def begin(self) -> None:
@@ -204,7 +203,7 @@ class Outside:
                 world.wishes.append((None, JobCancelled(job.job_id, run, world.now_s)))
             case "deadline" if job is not None:
                 run = world.fences.latest_run(tenant_of(job.job_id), job.job_id)
-                self.hurried.add((job.job_id, run))
+                world.hurried.add((job.job_id, run))
                 soon_s = world.now_s + number % 5
                 wish = JobDeadline(job.job_id, run, soon_s, world.now_s)
                 world.wishes.append((None, wish))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from schemas.records import GenerationRequest, VideoDone
@@ -21,9 +22,12 @@ from streams.core.events import (
     Failed,
     Fate,
     HostSick,
+    HostWell,
+    JobCancelled,
     Lost,
     NotEnded,
     Offload,
+    Output,
     Probe,
     Probed,
     Produce,
@@ -34,10 +38,10 @@ from streams.core.events import (
     Ticket,
     TopicPartition,
 )
-from streams.core.offset_map import NO_CRASHES, decode_offset_map
+from streams.core.offset_map import NO_CRASHES, Crashes, decode_offset_map
 from streams.engine import Task
-from streams.topology import Stage
-from tests.simulation.evidence import Evidence
+from streams.topology import VIDEOS_DONE, Stage
+from tests.simulation.evidence import Evidence, Known
 
 if TYPE_CHECKING:
     from tests.simulation.worker import Process
@@ -66,6 +70,9 @@ class Memory:
         self.running: dict[Ticket, bool] = {}  # whether alone
         self.failed: set[Ticket] = set()
         self.settled: set[Ticket] = set()
+        self.finished: set[Place] = set()  # says the map with which it was assigned
+        self.cancelled: set[tuple[str, int]] = set()
+        self.is_sick = self.is_probing = False
         self.num_bad_probes = 0
         self.was_sick = False
         self.event: Event | None = None
@@ -82,6 +89,7 @@ class Judge:
         self.unclean_alone: Counter[tuple[str, str, int]] = Counter()
         self.failures: Counter[tuple[str, str, int]] = Counter()
         self.sick_failures: Counter[tuple[str, str, int]] = Counter()
+        self.num_failed: Counter[tuple[str, str, int]] = Counter()
         self.num_worked: Counter[tuple[str, str, int]] = Counter()
         self.num_handled = 0
 
@@ -105,12 +113,16 @@ class Judge:
                     memory.accepted.pop(at, None)
                     for offset, crashes in start.known.crashes.items():
                         memory.told[at, offset] = crashes.num
+                    memory.finished = {each for each in memory.finished if each[0] != at}
+                    memory.finished.update((at, each) for each in start.known.finished())
             case Delivered(partition, offset):
                 self._delivered(process, memory, partition, offset)
             case Emitted(ticket) | Failed(ticket):
                 memory.running.pop(ticket, None)
                 if isinstance(event, Failed):
                     memory.failed.add(ticket)
+                    known = self.evidence.known[ticket.partition][ticket.offset]
+                    self.num_failed[process.stage.name, known.job_id or "", known.run] += 1
             case NotEnded(ticket, fault) if fault.fate is Fate.DEAD_LETTER:
                 self.evidence.cannot_end(ticket.partition, ticket.offset)
             case Acknowledged(ticket):
@@ -118,9 +130,15 @@ class Judge:
                     memory.settled.add(ticket)
             case Lost(partitions):
                 self._gone(process, memory, set(partitions), has_died=False)
+            case JobCancelled(job_id, run):
+                memory.cancelled.add((job_id, run))
+            case HostWell():
+                memory.is_sick = False
             case HostSick(_, _, is_local):
+                memory.is_sick = True
                 self._world.count["local holds" if is_local else "holds"] += 1
             case Probed(is_ok):
+                memory.is_probing = not is_ok
                 memory.was_sick = is_ok and memory.num_bad_probes > 0
                 memory.num_bad_probes = 0 if is_ok else memory.num_bad_probes + 1
 
@@ -157,6 +175,7 @@ class Judge:
             case Offload():
                 self._world.count["offloads"] += 1
             case Probe():
+                memory.is_probing = True
                 self._world.count["probes"] += 1
 
     def _start(self, process: Process, memory: Memory, tickets: list[Ticket]) -> None:
@@ -164,15 +183,9 @@ class Judge:
             place = ticket.partition, ticket.offset
             known = self.evidence.known[ticket.partition][ticket.offset]
             self._one_flight(process, memory, ticket)
-            point = memory.accepted.get(ticket.partition)
-            if point is None:
+            if not self._is_marked(memory, ticket, known):
                 raise Violation("marker", f"{process.name} starts {ticket} unmarked", known.job_id)
-            crashes = decode_offset_map(*point).crashes.get(ticket.offset, NO_CRASHES)
-            before = max(memory.told.get(place, 0), known.crashes.num)
-            if point.offset > ticket.offset or crashes.num != before + 1:
-                raise Violation("marker", f"{process.name} starts {ticket} unmarked", known.job_id)
-            if known.due_s > process.now_s():
-                raise Violation("due", f"{ticket} starts before its time", known.job_id)
+            self._may_start(process, memory, place, known)
             is_alone = len(tickets) == 1 and not memory.running
             if self._is_suspect(place):
                 self._world.count["suspects"] += 1
@@ -185,6 +198,27 @@ class Judge:
             memory.marks[ticket.partition, ticket.offset] = is_alone
             memory.failed.discard(ticket)
             self._world.count["starts"] += 1
+
+    def _is_marked(self, memory: Memory, ticket: Ticket, known: Known) -> bool:
+        point = memory.accepted.get(ticket.partition)
+        if point is None or point.offset > ticket.offset:
+            return False
+        crashes = decode_offset_map(*point).crashes.get(ticket.offset, NO_CRASHES)
+        told = memory.told.get((ticket.partition, ticket.offset), 0)
+        return crashes.num == max(told, known.crashes.num) + 1
+
+    def _may_start(self, process: Process, memory: Memory, place: Place, known: Known) -> None:
+        now_s, run_of_job = process.now_s(), (known.job_id or "", known.run)
+        is_hurried = run_of_job in self._world.hurried
+        for rule, is_broken in (
+            ("due", known.due_s > now_s),
+            ("deadline", known.deadline_s <= now_s and not is_hurried),
+            ("cancel", run_of_job in memory.cancelled),
+            ("offset map", place in memory.finished),
+            ("hold", memory.is_sick or memory.is_probing),
+        ):
+            if is_broken:
+                raise Violation(rule, f"{process.name} must not start {place}", known.job_id)
 
     def _is_suspect(self, place: Place) -> bool:
         known = self.evidence.known[place[0]][place[1]]
@@ -248,6 +282,8 @@ class Judge:
         memory.accepted.update(points)
         for at, point in points.items():
             crashes = decode_offset_map(*point).crashes
+            if must_finish and isinstance(memory.event, Revoked):
+                self._check_hand_back(memory, at, crashes)
             for place in [each for each in memory.marks if each[0] == at]:
                 told = max(memory.told.get(place, 0), self.evidence.known[at][place[1]].crashes.num)
                 count = crashes.get(place[1], NO_CRASHES).num
@@ -259,6 +295,15 @@ class Judge:
                 known = self.evidence.known[at][offset]
                 if counted.num > max(memory.told.get((at, offset), 0), known.crashes.num):
                     memory.marks.setdefault((at, offset), None)
+
+    def _check_hand_back(
+        self, memory: Memory, at: TopicPartition, crashes: Mapping[int, Crashes]
+    ) -> None:
+        """What runs and is handed back has not crashed."""
+        for ticket in memory.running:
+            if ticket.partition == at and ticket.offset in crashes:
+                text = f"{ticket} is handed back as if it had crashed"
+                raise Violation("hand back", text, self._job_id(ticket))
 
     def died(self, process: Process) -> None:
         """A process was killed."""
@@ -310,6 +355,13 @@ class Judge:
             text = f"{done.job_id} run {done.run} failed without a dead letter on the log"
             raise Violation("dead letter first", text, done.job_id)
 
-    def appended(self, at: TopicPartition, value: bytes | None) -> None:
-        """A record is on the log: what tells of a fence must be that fence's bytes."""
-        self._world.check_fenced(at, value)
+    def unworked(self, process: Process, output: Output) -> None:
+        """A record is settled by what its stage has made before: that must be there."""
+        record_type, body = process.stage.writes_record, output.value or b""
+        if output.topic == VIDEOS_DONE:
+            return  # an outcome stands, whatever has become of the video
+        if output.topic == process.stage.writes and record_type is not None:
+            record: Any = self._world.codec.decode(body, record_type)
+            if not self._world.are_intact(record):
+                text = f"{process.name} re-emits {output.key!r}, whose blobs are lost"
+                raise Violation("edition", text, (output.key or b"").decode())

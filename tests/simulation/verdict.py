@@ -15,7 +15,7 @@ from tests.simulation.evidence import DeadLettered
 from tests.simulation.faults import Outside
 from tests.simulation.judge import Violation
 from tests.simulation.plan import NUM_PARTITIONS, RETRY, SETTLED_AFTER_S, JobPlan, Plan
-from tests.simulation.work import START_S, tenant_of
+from tests.simulation.work import START_S, home, tenant_of
 from tests.simulation.world import World
 
 
@@ -92,6 +92,10 @@ def _check_job(world: World, outside: Outside, job: JobPlan) -> None:
     if world.judge.evidence.done.get((job_id, run)) != done:
         raise Violation("lost", f"{job_id} run {run}: no VideoDone on the log", job_id)
     world.counts[f"jobs {done.status}"] += 1
+    for earlier in range(1, run):
+        before = world.outcome(job_id, earlier)
+        if before is None or before.status not in ("failed", "expired"):
+            raise Violation("redrive", f"{job_id}: run {earlier + 1} after {before}", job_id)
     if not _is_explained(world, outside, job, done):
         text = f"{job_id} ({job.behaviour} at {job.stage}) is {done.status}: {done.reason_code}"
         raise Violation("unexplained", text, job_id)
@@ -105,7 +109,7 @@ def _is_explained(world: World, outside: Outside, job: JobPlan, done: VideoDone)
         case "cancelled":
             return run_of_job in outside.cancelled
         case "expired":
-            return job.behaviour == "hasty" or run_of_job in outside.hurried
+            return job.behaviour == "hasty" or run_of_job in world.hurried
         case "rejected":
             return job.behaviour == "rejected"
     return _is_fault_of(world, job, done.run, done.ended_by or "", done.reason_code or "")
@@ -124,9 +128,9 @@ def _is_fault_of(world: World, job: JobPlan, run: int, stage: str, reason_code: 
             return job.behaviour == "invalid"
         case "planned_failure" if job.behaviour != "permanent" or job.number % 2 == 0:
             return judge.failures[key] > 0  # dead-lettered at once
-    # Its tries are used up: some by its own fault, some perhaps by a sick device.
-    num_failures = judge.failures[key] + judge.sick_failures[key]
-    return judge.failures[key] > 0 and num_failures >= RETRY.max_tries
+    # Its tries are used up: some by a sick device perhaps, but not all.
+    is_by_device = judge.sick_failures[key] >= judge.num_failed[key]
+    return judge.num_failed[key] >= RETRY.max_tries and not is_by_device
 
 
 def _check_dead_letter(world: World, outside: Outside, letter: DeadLettered) -> None:
@@ -155,15 +159,18 @@ def _check_conflicts(world: World) -> None:
     for number in range(NUM_PARTITIONS):
         at = TopicPartition(topology.REQUESTS, number)
         for offset, known in world.judge.evidence.known[at].items():
-            if known.job_id is None or known.run > 1:
+            if known.job_id is None or known.run > 1 or number != home(known.job_id):
+                continue  # a misplaced one was forwarded
+            if world.jobs[known.job_id].behaviour == "invalid":
                 continue
             tenant = tenant_of(known.job_id)
             body = world.fences.request(tenant, known.job_id)
             assert body is not None
             request = world.codec.decode(known.value, GenerationRequest)
             is_loser = read_claim(body).request_sha256 != request_sha256(request)
-            if (*at, offset) in buried and not is_loser:
-                raise Violation("conflict", f"{at}@{offset} holds its job id", known.job_id)
+            is_outranked = world.fences.latest_run(tenant, known.job_id) > 1
+            if ((*at, offset) in buried) != is_loser and not (is_loser and is_outranked):
+                raise Violation("conflict", f"{at}@{offset}: loser {is_loser}", known.job_id)
 
 
 def _check_subscriber(world: World) -> None:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schemas.records import (
-    BlobRef,
     CleanedPrompt,
     FrameChunk,
     FramesDecoded,
@@ -152,8 +151,3 @@ def _admitted(request: GenerationRequest) -> Job:
         request.job_id, request.run, request.tenant_id, "pro", place(request), "echo", "0",
         1, 16, 16, 8, 1, 1.0, 0, request.created_at, request.deadline,
     )  # fmt: skip
-
-
-def refs_of(record: Record) -> tuple[BlobRef, ...]:
-    """The blobs that a record of any stage names."""
-    return tuple(blobs_of(record))

@@ -137,7 +137,9 @@ class Process:
     def unworked(self, outputs: tuple[Output, ...]) -> None:
         """A record is settled without work."""
         names = {VIDEOS_DONE: "outcomes re-emitted", self.stage.writes: "results re-emitted"}
-        self.world.count[names.get(outputs[0].topic, "forwarded")] += 1
+        for output in outputs:
+            self.world.count[names.get(output.topic, "forwarded")] += 1
+            self.world.judge.unworked(self, output)
 
     def is_done(self, task: Task) -> bool:
         """Whether that is needless."""

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import count
+from typing import Any
 
-from schemas.codec import Codec
+from schemas.codec import Codec, UndecodableRecord
 from schemas.records import VideoDone
 from streams import topology
 from streams.blobs.fences import Fences
+from streams.blobs.named import blobs_of
 from streams.core.events import Command, DeadLetter, Event, Output, TopicPartition
 from streams.topology import Stage
 from tests.simulation.evidence import Evidence
@@ -30,7 +32,7 @@ from tests.simulation.plan import (
 )
 from tests.simulation.store import Memory, MemoryStore
 from tests.simulation.trace import short
-from tests.simulation.work import START_S, refs_of, tenant_of
+from tests.simulation.work import START_S, tenant_of
 from tests.simulation.worker import Process, ProcessDied, Slot
 
 MAX_HANDLED = 60_000
@@ -47,7 +49,9 @@ class World:
         self.counts: Counter[str] = Counter()
         self.codec = Codec()
         self.memory = Memory()
-        self.fences = Fences(MemoryStore(self.memory, _nothing, _nothing))
+        self._store = MemoryStore(self.memory, _nothing, _nothing)
+        self.fences = Fences(self._store)
+        self.hurried: set[tuple[str, int]] = set()  # runs with another deadline than their own
         self.log = Log()
         self.jobs: dict[str, JobPlan] = {job.job_id: job for job in plan.jobs}
         self.wishes: list[tuple[str | None, Event]] = []
@@ -252,6 +256,22 @@ class World:
             key = f"{done.tenant_id}/{done.job_id}/{done.run}/outcome"
             if fences.get(key) != body:
                 raise Violation("outcome", f"{done.job_id}: not what {key} says", done.job_id)
+            return
+        for stage in topology.worker_stages():
+            if stage.writes == at.topic and at.topic in self._stage_of and body:
+                self._check_result(stage, body)
+
+    def _check_result(self, stage: Stage, body: bytes) -> None:
+        assert stage.writes_record is not None, "worker stages write"
+        try:
+            job: Any = self.codec.decode(body, stage.writes_record).job
+        except UndecodableRecord:
+            return
+        editions = f"{job.tenant_id}/{job.job_id}/{job.run}/{stage.name}/result."
+        fences = self.memory.fences
+        if body not in (fences[key] for key in fences if key.startswith(editions)):
+            text = f"{job.job_id}: the {stage.name}'s record is none of its results"
+            raise Violation("result", text, job.job_id)
 
     def is_too_large(self, command: DeadLetter) -> bool:
         """Whether the original fits no dead-letter topic."""
@@ -273,10 +293,11 @@ class World:
         found = self.fences.result(tenant, job_id, run, stage.name)
         if found is None or stage.writes_record is None:
             return False
-        store = MemoryStore(self.memory, _nothing, _nothing)
-        return all(
-            store.verify(ref) for ref in refs_of(self.codec.decode(found[1], stage.writes_record))
-        )
+        return self.are_intact(self.codec.decode(found[1], stage.writes_record))
+
+    def are_intact(self, record: Any) -> bool:
+        """Whether every blob that a record names is there, and right."""
+        return all(self._store.verify(ref) for ref in blobs_of(record))
 
     def outcome(self, job_id: str, run: int) -> VideoDone | None:
         """How a run ended."""
