@@ -46,7 +46,11 @@ def _run(first: int, num_schedules: int, is_quick: bool) -> int:
     counts: Counter[str] = Counter()
     failed, num_events, started_s = [], 0, time.monotonic()
     for seed in range(first, first + num_schedules):
-        result = simulate(make_plan(seed))
+        try:
+            result = simulate(make_plan(seed))
+        except Exception as error:  # an AssertionError of the stages too
+            print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
+            raise
         counts += result.counts
         num_events += result.num_events
         if result.violation is not None:

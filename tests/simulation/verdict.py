@@ -168,8 +168,12 @@ def _check_conflicts(world: World) -> None:
             assert body is not None
             request = world.codec.decode(known.value, GenerationRequest)
             is_loser = read_claim(body).request_sha256 != request_sha256(request)
-            is_outranked = world.fences.latest_run(tenant, known.job_id) > 1
-            if ((*at, offset) in buried) != is_loser and not (is_loser and is_outranked):
+            is_buried = (*at, offset) in buried
+            # A lower copy is finished unworked while a higher one is there (DESIGN 4.7); that the
+            # lower is another's request is not looked at then.
+            is_outranked = world.judge.evidence.highest("prompt", known.job_id) > (1, 1)
+            world.counts["conflicts finished unworked"] += is_loser and not is_buried
+            if is_buried != is_loser and not (is_loser and is_outranked):
                 raise Violation("conflict", f"{at}@{offset}: loser {is_loser}", known.job_id)
 
 

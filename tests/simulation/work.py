@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,8 +41,15 @@ _homes: dict[str, int] = {}
 def home(job_id: str) -> int:
     """The partition that a job belongs to."""
     if job_id not in _homes:
-        _homes[job_id] = partition_of_job("pro", tenant_of(job_id), job_id, NUM_PARTITIONS)
+        _homes[job_id] = partition_of_job(
+            tier_of(job_id), tenant_of(job_id), job_id, NUM_PARTITIONS
+        )
     return _homes[job_id]
+
+
+def tier_of(job_id: str) -> str:
+    """Most jobs share a tier, so that partitions hold several."""
+    return ("pro", "pro", "enterprise", "free")[int(job_id.rpartition("-")[2]) % 4]
 
 
 def place(request: GenerationRequest) -> int:
@@ -62,7 +70,7 @@ def request_of(job: JobPlan, is_conflict: bool = False) -> GenerationRequest:
         tenant_id=tenant_of(job.job_id),
         prompt="another" if is_conflict else "a red circle",
         created_at=created_at,
-        tier="pro",
+        tier=tier_of(job.job_id),
         deadline=created_at + timedelta(seconds=job.deadline_s),
     )
 
@@ -95,8 +103,8 @@ class SimulatedWork:
         """The prompt stage claims the job id."""
         if self.stage != "prompt":
             return task
-        claim_request(self._fences, task.record, task.value or b"", task.partition)
-        return task
+        claim = claim_request(self._fences, task.record, task.value or b"", task.partition)
+        return replace(task, partition=claim.partition)
 
     def fetch(self, task: Task) -> Any:
         """Read the inputs, as every stage does."""
@@ -148,6 +156,6 @@ def _job(task: Task) -> Any:
 def _admitted(request: GenerationRequest) -> Job:
     assert request.deadline is not None, "every request of a schedule has one"
     return Job(
-        request.job_id, request.run, request.tenant_id, "pro", place(request), "echo", "0",
+        request.job_id, request.run, request.tenant_id, request.tier or "", place(request), "echo", "0",
         1, 16, 16, 8, 1, 1.0, 0, request.created_at, request.deadline,
     )  # fmt: skip
