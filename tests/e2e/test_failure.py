@@ -149,11 +149,13 @@ def test_killers_end_as_dead_letters_and_their_neighbours_complete(scene: Scene)
         killers["finisher"] = "oom"
     jobs = {place: f"{name}.{place}.1" for place, name in killers.items()}
     innocent = [f"innocent.{number}" for number in range(7)]
-    scene.submit([job_id for place, job_id in jobs.items() if place != "sampler"])
+    end, _ = sampler_log(scene)
+    others = [job_id for place, job_id in jobs.items() if place != "sampler"]
+    scene.submit(others)
+    scene.wait(lambda: sampler_log(scene) == (end + len(others), 0))
     scene.control("sampler", "paused")  # so that all eight are there when it begins
-    scene.wait(lambda: waiting(scene) == 0)
     scene.submit([jobs["sampler"], *innocent])
-    scene.wait(lambda: waiting(scene) == 8)
+    scene.wait(lambda: sampler_log(scene)[1] == 8)
     scene.control("sampler", "running")
     scene.wait_for(*innocent, *jobs.values())
     acts.remove_memory_groups()
@@ -174,8 +176,8 @@ def test_killers_end_as_dead_letters_and_their_neighbours_complete(scene: Scene)
     assert scene.ended("good.after") == ("completed", None)
 
 
-def waiting(scene: Scene) -> int:
-    """Records on the sampler's topic that its group has not committed."""
+def sampler_log(scene: Scene) -> tuple[int, int]:
+    """How many records the sampler's topic has had, and how many its group has not committed."""
     sampler = stage("sampler")
     consumer = Consumer(
         {"bootstrap.servers": scene.stack.settings.bootstrap, "group.id": sampler.group}
@@ -183,7 +185,7 @@ def waiting(scene: Scene) -> int:
     try:
         partitions = [TopicPartition(sampler.reads, number) for number in range(6)]
         committed = consumer.committed(partitions, timeout=10.0)
-        ends = [consumer.get_watermark_offsets(each, timeout=10.0)[1] for each in partitions]
-        return sum(end - max(0, each.offset) for end, each in zip(ends, committed, strict=True))
+        end = sum(consumer.get_watermark_offsets(each, timeout=10.0)[1] for each in partitions)
+        return end, end - sum(max(0, each.offset) for each in committed)
     finally:
         consumer.close()
