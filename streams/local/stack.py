@@ -113,11 +113,11 @@ class LocalStack:
 
     def run(self, stop: threading.Event) -> None:
         """Look after everything until `stop` is set; raises as `step`."""
-        pids = self._pids()
+        pids = self.pids()
         while not stop.wait(_STEP_S):
             self.step()
-            if self._pids() != pids:
-                pids = self._pids()
+            if self.pids() != pids:
+                pids = self.pids()
                 self._write_file()
 
     def stop(self) -> None:
@@ -234,7 +234,8 @@ class LocalStack:
             if not 1 <= count <= most:
                 raise SettingsError(f"{stage}={count}: 1 to {most} workers share its partitions")
 
-    def _pids(self) -> dict[str, int]:
+    def pids(self) -> dict[str, int]:
+        """The process of each worker, by its name in the stack: the last one, dead or alive."""
         return {worker.name: worker.pid for worker in self._workers if worker.pid is not None}
 
     def _write_file(self) -> None:
@@ -247,7 +248,7 @@ class LocalStack:
             replication_factor=self.settings.replication_factor,
             model=str(self.settings.model),
             logs=str(self._logs),
-            workers=self._pids(),
+            workers=self.pids(),
         ).write(self._home)
 
 
