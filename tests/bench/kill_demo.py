@@ -1,4 +1,4 @@
-"""`make kill-demo`: every worker killed with SIGKILL in turn, ten rounds, in the middle of real jobs.
+"""`make kill-demo`: SIGKILL to every worker in turn, ten rounds, in the middle of real jobs.
 
 Apache Kafka, real workers, the default model. Each round submits its share of the jobs, then kills
 each worker once while they are being worked, waiting for it to be ready again in between.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,13 @@ def _newer(bench: Bench) -> bytes:
     return b"\xc3\x01" + fingerprint + CODEC.encode(bench.request())[10:]
 
 
+def _not_a_number(bench: Bench) -> bytes:
+    """Our own codec writes no NaN; another's may."""
+    value = CODEC.encode(bench.request(guidance_scale=6.5))
+    assert struct.pack("<d", 6.5) in value
+    return value.replace(struct.pack("<d", 6.5), struct.pack("<d", math.nan))
+
+
 DEAD, REJECTED, WORKED = "dead letter", "rejected", "worked as if it were not there"
 
 ROWS = (
@@ -137,8 +145,7 @@ ROWS = (
     Row("a billion frames", "requests", _asking(num_frames=10**9), REJECTED,
         "invalid_num_frames", "rejected"),
     Row("a negative seed", "requests", _asking(seed=-1), REJECTED, "invalid_seed", "rejected"),
-    Row("guidance NaN", "requests", _asking(guidance_scale=math.nan), REJECTED,
-        "invalid_guidance", "rejected"),
+    Row("guidance NaN", "requests", _not_a_number, REJECTED, "invalid_guidance", "rejected"),
     Row("a prompt of 3,000 characters", "requests", _asking(prompt="x" * 3000), REJECTED,
         "prompt_too_long", "rejected"),
     Row("an unknown tier", "requests",
