@@ -145,7 +145,7 @@ ROWS = (
     Row("a billion frames", "requests", _asking(num_frames=10**9), REJECTED,
         "invalid_num_frames", "rejected"),
     Row("a negative seed", "requests", _asking(seed=-1), REJECTED, "invalid_seed", "rejected"),
-    Row("guidance NaN", "requests", _not_a_number, REJECTED, "invalid_guidance", "rejected"),
+    Row("guidance NaN", "requests", _not_a_number, DEAD, "undecodable", None),
     Row("a prompt of 3,000 characters", "requests", _asking(prompt="x" * 3000), REJECTED,
         "prompt_too_long", "rejected"),
     Row("an unknown tier", "requests",
