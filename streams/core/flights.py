@@ -174,15 +174,13 @@ class Flights:
             self.admit(following)
 
     def finish_retried(self, flight: Flight) -> None:
-        """Its copy is on the log: whatever else ranks no higher would only do the same again.
+        """A copy that outranks it is on the log: others of its own rank have nothing left to do.
 
-        A second copy of the same try, worked now, would also begin to count crashes from zero.
+        A twin, worked now, would do the same again, and count its crashes from zero.
         """
-        assert flight.retry is not None, "it was not retried"
-        work = flight.retry.work
-        assert work.job_id is not None, "what has no job is not retried"
-        for copy in self.copies.not_above(work.job_id, (work.run, work.try_number)):
-            self.finish(copy)
+        assert flight.work.job_id is not None, "what has no job is not retried"
+        for twin in self.copies.not_above(flight.work.job_id, flight.rank):
+            self.finish(twin)
         self.finish(flight)
 
     def remove(self, flights: Collection[Flight]) -> list[Flight | None]:

@@ -297,7 +297,11 @@ class StageState:
             flights = [self._here.get(ticket, Phase.ENTERING) for ticket in batch.items]
             entered = [each for each in flights if each is not None and each.batch == batch.number]
             for flight in entered:
-                self._here.move(flight, Phase.RUNNING)
+                if ending := self._here.ending_due(flight):  # the commit may have taken its time
+                    self._here.end(flight, ending)
+                else:
+                    self._here.move(flight, Phase.RUNNING)
+            entered = [each for each in entered if each.phase is Phase.RUNNING]
             if entered:
                 self._here.commands.append(
                     ev.Start(tuple((flight.ticket, flight.work) for flight in entered))

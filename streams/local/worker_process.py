@@ -28,12 +28,12 @@ def python_environment(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """A worker under supervision. `name` is for people, `group` is Kafka's."""
+    """A worker under supervision. `name` is for people, `group` Kafka's; None: it joins none."""
 
     def __init__(
         self,
         name: str,
-        group: str,
+        group: str | None,
         argv: Sequence[str | Path],
         settings: Mapping[str, object],
         folder: Path,

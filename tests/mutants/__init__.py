@@ -1,0 +1,1 @@
+"""Planted bugs: is what ought to notice them awake?"""

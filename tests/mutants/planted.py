@@ -1,0 +1,271 @@
+"""The bugs. Each is a small change of one file; `old` must stand there exactly once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A bug, in words and as text to be replaced."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+_OFFSETS, _MAP = "streams/core/offsets.py", "streams/core/offset_map.py"
+_OURS, _STAGE = "streams/core/partitions.py", "streams/core/stage.py"
+_FLIGHTS, _COPIES = "streams/core/flights.py", "streams/core/copies.py"
+_BATCHES, _RETRY = "streams/core/batches.py", "streams/core/retry.py"
+_FENCED, _LETTERS = "workers/fenced.py", "streams/letters.py"
+
+MUTANTS = (
+    # ---- offsets and rebalances
+    Mutant(
+        "commits early: past what is delivered and not finished",
+        _OURS,
+        "            known = self.trackers[partition].offset_map()\n",
+        "            known = OffsetMap(self.trackers[partition].next_offset)\n",
+    ),
+    Mutant(
+        "forgets the epoch: every assignment has the same",
+        _OURS,
+        "            self._epoch += 1\n",
+        "            self._epoch = 1\n",
+    ),
+    Mutant(
+        "keeps running rows after a revoke",
+        _STAGE,
+        "if flight.ticket.partition in gone]",
+        "if flight.ticket.partition in gone and flight.phase is not Phase.RUNNING]",
+    ),
+    Mutant(
+        "commits when partitions are lost",
+        _STAGE,
+        "            case ev.Lost(partitions):\n",
+        "            case ev.Lost(partitions):\n                self._hand_back(partitions)\n",
+    ),
+    Mutant(
+        "hands back nothing before partitions go",
+        _STAGE,
+        "                self._hand_back(partitions)\n                self._forget(partitions)\n"
+        "            case ev.Lost",
+        "                self._forget(partitions)\n            case ev.Lost",
+    ),
+    Mutant(
+        "resumes from a stale map: its bits are not moved on",
+        _OFFSETS,
+        "        self._bits >>= offset - self._commit_offset\n",
+        "        self._bits >>= 0\n",
+    ),
+    Mutant(
+        "ignores the map of the owner before",
+        _OFFSETS,
+        "        self._bits = known.finished_bits ",
+        "        self._bits = 0 ",
+    ),
+    Mutant(
+        "drops the map on commit",
+        _OURS,
+        "            point = CommitPoint(known.offset, encode_offset_map(known))\n",
+        "            point = CommitPoint(known.offset)\n",
+    ),
+    Mutant(
+        "takes one record more than its window",
+        "streams/core/window.py",
+        "        if self._held[key] < self._high or",
+        "        if self._held[key] <= self._high or",
+    ),
+    # ---- starting
+    Mutant(
+        "marks the start after instead of before",
+        _STAGE,
+        "            self._entering.append(batch)\n",
+        "            self._start([batch])\n",
+    ),
+    Mutant(
+        "starts although the marker was refused",
+        _STAGE,
+        "        if is_ok and self._may_start:\n",
+        "        if self._may_start:\n",
+    ),
+    Mutant(
+        "ignores when a retry is due",
+        _FLIGHTS,
+        "        if work.due_s is not None and work.due_s > self.now_s:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "ignores deadlines",
+        _FLIGHTS,
+        "        return EXPIRED if deadline_s is not None and deadline_s <= self.now_s else None\n",
+        "        return None\n",
+    ),
+    Mutant(
+        "forgets a cancel once nobody has the job in hand",
+        _FLIGHTS,
+        "        if self.wishes.is_cancelled(run_of_job):\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "starts while the host is sick",
+        _STAGE,
+        "        return not (gate.is_closed_by(Why.STAGE_PAUSED) or gate.is_closed_by(Why.HOLDING))\n",
+        "        return not gate.is_closed_by(Why.STAGE_PAUSED)\n",
+    ),
+    # ---- producing and ending
+    Mutant(
+        "emits twice",
+        _FLIGHTS,
+        "        flight.outputs = outputs\n        self.ask(flight)\n",
+        "        flight.outputs = outputs\n        self.ask(flight)\n        self.ask(flight)\n",
+    ),
+    Mutant(
+        "does not wait for the dead letter's acknowledgement",
+        _FLIGHTS,
+        "crashes=flight.crashes)\n        self.ask(flight)\n\n    def retry",
+        "crashes=flight.crashes)\n        self.ask(flight)\n"
+        "        if fault.ends_job and flight.work.job_id is not None:\n"
+        "            self.end(flight, Ending('failed', fault.reason_code, fault.message))\n\n"
+        "    def retry",
+    ),
+    Mutant(
+        "does not wait for the retry copy's acknowledgement",
+        _FLIGHTS,
+        "        flight.retry = ev.Retry(flight.ticket, work, delay_s, fault)\n"
+        "        self.ask(flight)\n",
+        "        flight.retry = ev.Retry(flight.ticket, work, delay_s, fault)\n"
+        "        self.ask(flight)\n        self.finish(flight)\n",
+    ),
+    Mutant(
+        "a dead letter ends no run",
+        _STAGE,
+        "                if fault.ends_job and flight.run_of_job is not None:\n",
+        "                if False:\n",
+    ),
+    Mutant(
+        "skips the outcome fence when a run completes",
+        _FENCED,
+        "            return (self._outcome_output(task, self._fences.end(tenant, job, run, body)),)\n"
+        "        winner",
+        "            return (self._outcome_output(task, body),)\n        winner",
+    ),
+    Mutant(
+        "works a run that has ended",
+        _FENCED,
+        "            if (outcome := self._fences.outcome(tenant, job, run)) is not None:\n",
+        "            if (outcome := None) is not None:\n",
+    ),
+    Mutant(
+        "does not re-emit an ended run",
+        _FENCED,
+        "                return (self._outcome_output(task, outcome),)\n",
+        "                return ()\n",
+    ),
+    Mutant(
+        "emits its own result, not the one that stands",
+        _FENCED,
+        "self._decode(winner, type(record)), winner),)\n",
+        "record, body),)\n",
+    ),
+    Mutant(
+        "re-emits a result whose blobs are lost",
+        _FENCED,
+        "                if all(self._store.verify(ref) for ref in blobs_of(record)):\n",
+        "                if True:\n",
+    ),
+    Mutant(
+        "works a finished stage again",
+        _FENCED,
+        "            if (found := self._fences.result(tenant, job, run, self.stage.name)) is not None:\n",
+        "            if (found := None) is not None:\n",
+    ),
+    # ---- retries and crashes
+    Mutant(
+        "blames the batch: three crashes in company are enough",
+        _RETRY,
+        "    if crashes.num_alone >= CRASHES_ALONE_AT_MOST:\n",
+        "    if crashes.num >= CRASHES_ALONE_AT_MOST:\n",
+    ),
+    Mutant(
+        "never isolates a suspect",
+        _RETRY,
+        "    return crashes.num >= CRASHES_BEFORE_ALONE\n",
+        "    return False\n",
+    ),
+    Mutant(
+        "lets a suspect in beside others",
+        _BATCHES,
+        "            if self._sizes:\n                return None  # let the engine run empty\n",
+        "",
+    ),
+    Mutant(
+        "counts a crash in company as one alone",
+        _RETRY,
+        "crashes.num_alone + is_alone)\n",
+        "crashes.num_alone + 1)\n",
+    ),
+    Mutant(
+        "counts a clean hand-back as a crash",
+        _STAGE,
+        "NO_CRASHES if has_run else flight.crashes)\n",
+        "if_it_crashes_now(flight.crashes, is_alone=True))\n",
+    ),
+    Mutant(
+        "a retry copy forgets its crashes",
+        _LETTERS,
+        '        "crashes": str(work.crashes.num),\n        "crashes-alone": str(work.crashes.num_alone),\n'
+        '        "reason"',
+        '        "reason"',
+    ),
+    Mutant(
+        "counts a hold as a try",
+        _STAGE,
+        "            if verdict is Verdict.RECORDS:\n",
+        "            if verdict is not Verdict.UNKNOWN:\n",
+    ),
+    Mutant(
+        "tries for ever",
+        _RETRY,
+        "        if try_number >= self.max_tries:\n",
+        "        if try_number >= 1000 * self.max_tries:\n",
+    ),
+    # ---- copies, runs and requests
+    Mutant(
+        "finishes a lower copy's better: whatever differs outranks",
+        _COPIES,
+        "other.rank > flight.rank for other in here)",
+        "other.rank != flight.rank for other in here)",
+    ),
+    Mutant(
+        "works two copies of a job at once",
+        _COPIES,
+        "        if (current := self._at_work.get(job_id)) is None:\n",
+        "        if (current := self._at_work.get(job_id)) is None or current.rank == flight.rank:\n",
+    ),
+    Mutant(
+        "redrives without claiming",
+        "streams/redrive.py",
+        "    body = fences.claim_run(plan.tenant_id, plan.job_id, plan.run, run_claim_body(record))\n",
+        "    body = run_claim_body(record)\n",
+    ),
+    Mutant(
+        "redrives what was completed or cancelled",
+        "streams/redrive.py",
+        '_FINAL = ("completed", "cancelled", "rejected")\n',
+        "_FINAL = ()\n",
+    ),
+    Mutant(
+        "takes another's request for the same",
+        "streams/claims.py",
+        "    if standing.request_sha256 != digest:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "ends another's job with its own conflict",
+        "workers/engine.py",
+        '        ends_job = error.reason_code not in',
+        '        ends_job = error.reason_code in',
+    ),
+)  # fmt: skip

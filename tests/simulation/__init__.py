@@ -1,0 +1,1 @@
+"""Deterministic simulation: all stages on an in-memory log, one random generator, seeded faults."""

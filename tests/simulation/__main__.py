@@ -1,0 +1,129 @@
+"""`python -m tests.simulation run|replay|shrink`: any number of schedules, or one of them again."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+from tests.simulation.judge import Violation
+from tests.simulation.plan import Plan, make_plan
+from tests.simulation.verdict import simulate
+
+
+def main() -> int:
+    """The exit code: 1 if a schedule broke a rule."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="so many schedules, from a seed on")
+    run.add_argument("num_schedules", type=int)
+    run.add_argument("--seed", type=int, default=1)
+    run.add_argument("--quick", action="store_true", help="stop at the first that fails")
+    for name, text in (
+        ("replay", "one schedule with its trace"),
+        ("shrink", "its smallest part that fails alike"),
+        ("digest", "the hash of its trace"),
+    ):
+        commands.add_parser(name, help=text).add_argument("seed", type=int)
+    arguments = parser.parse_args()
+    match arguments.command:
+        case "run":
+            return _run(arguments.seed, arguments.num_schedules, arguments.quick)
+        case "replay":
+            return _replay(make_plan(arguments.seed))
+        case "digest":
+            digest = hashlib.sha256()
+            simulate(make_plan(arguments.seed), lambda line: digest.update(line.encode()))
+            print(digest.hexdigest())
+            return 0
+    return _shrink(make_plan(arguments.seed))
+
+
+def _run(first: int, num_schedules: int, is_quick: bool) -> int:
+    counts: Counter[str] = Counter()
+    failed, num_events, started_s = [], 0, time.monotonic()
+    for seed in range(first, first + num_schedules):
+        try:
+            result = simulate(make_plan(seed))
+        except Exception as error:  # an AssertionError of the stages too
+            print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
+            raise
+        counts += result.counts
+        num_events += result.num_events
+        if result.violation is not None:
+            failed.append(seed)
+            print(f"seed {seed}: {result.violation}", flush=True)
+            if is_quick:
+                return 1
+    for name, number in sorted(counts.items()):
+        print(f"{number:9,}  {name}")
+    took_s = time.monotonic() - started_s
+    print(
+        f"{num_schedules:,} schedules, {num_events:,} events, {took_s:.1f} s;"
+        f" {len(failed)} failed{': ' if failed else ''}{' '.join(map(str, failed[:20]))}"
+    )
+    if failed:
+        print(f"again, with its trace: make replay SEED={failed[0]}")
+    return 1 if failed else 0
+
+
+def _replay(plan: Plan) -> int:
+    print(f"seed {plan.seed}: {plan.num_workers} workers, {plan.limits}")
+    for each in (*plan.jobs, *plan.faults):
+        print(each)
+    result = simulate(plan, print)
+    print(result.violation or "every rule was kept")
+    return 0 if result.violation is None else 1
+
+
+def _shrink(plan: Plan) -> int:
+    """Leave out jobs, faults and workers while the same rule is broken."""
+    found = _violation(plan)
+    if found is None:
+        print(f"seed {plan.seed} breaks no rule")
+        return 0
+    is_smaller = True
+    while is_smaller:
+        is_smaller = False
+        for smaller in _smaller(plan):
+            violation = _violation(smaller)
+            if violation is not None and violation.kind == found.kind:
+                plan, is_smaller = smaller, True
+                print(f"{len(plan.jobs)} jobs, {len(plan.faults)} faults: {violation}", flush=True)
+                break
+    return _replay(plan)
+
+
+def _violation(plan: Plan) -> Violation | None:
+    return simulate(plan).violation
+
+
+def _smaller(plan: Plan) -> list[Plan]:
+    found = [
+        replace(plan, faults=plan.faults[:at] + plan.faults[at + 1 :])
+        for at in range(len(plan.faults))
+    ]
+    found += [
+        replace(plan, jobs=plan.jobs[:at] + plan.jobs[at + 1 :]) for at in range(len(plan.jobs))
+    ]
+    for at, number in enumerate(plan.num_workers):
+        if number > 1:
+            fewer = (*plan.num_workers[:at], number - 1, *plan.num_workers[at + 1 :])
+            found.append(replace(plan, num_workers=fewer))
+    for at, job in enumerate(plan.jobs):
+        for simpler in (
+            replace(job, num_copies=1),
+            replace(job, is_misplaced=False),
+            replace(job, has_conflict=False),
+            replace(job, behaviour="sound"),
+        ):
+            if simpler != job:
+                found.append(replace(plan, jobs=(*plan.jobs[:at], simpler, *plan.jobs[at + 1 :])))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""What must be true at the end, and the run of one schedule from its plan to its verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from schemas.records import GenerationRequest, VideoDone
+from streams import topology
+from streams.claims import read_claim, request_sha256
+from streams.core.effective import EffectiveEndings
+from streams.core.events import TopicPartition
+from tests.simulation.evidence import DeadLettered
+from tests.simulation.faults import Outside
+from tests.simulation.judge import Violation
+from tests.simulation.plan import NUM_PARTITIONS, RETRY, SETTLED_AFTER_S, JobPlan, Plan
+from tests.simulation.work import START_S, home, tenant_of
+from tests.simulation.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a schedule went."""
+
+    counts: Counter[str]
+    violation: Violation | None
+    num_events: int
+    lasted_s: float  # simulated
+
+
+def simulate(plan: Plan, tell: Callable[[str], None] | None = None) -> Result:
+    """Run a schedule. The same plan gives the same result, always."""
+    world = World(plan, tell)
+    outside = Outside(world)
+    violation = None
+    try:
+        world.run(outside.is_settled, outside.begin)
+        check_end(world, outside)
+    except Violation as found:
+        violation = found
+    world.counts["worked"] += sum(world.judge.num_worked.values())
+    return Result(world.counts, violation, world.judge.num_handled, world.now_s - START_S)
+
+
+def check_end(world: World, outside: Outside) -> None:
+    """Raise Violation for the first promise that was not kept."""
+    if not world.is_settled:
+        _explain_stall(world, outside)
+    for job in world.plan.jobs:
+        _check_job(world, outside, job)
+    for letter in world.judge.evidence.dead:
+        _check_dead_letter(world, outside, letter)
+    num_undecodable = sum(each.reason_code == "undecodable" for each in _unique(world))
+    if num_undecodable != outside.num_garbage:
+        raise Violation("garbage", f"{num_undecodable} of {outside.num_garbage} dead-lettered")
+    _check_conflicts(world)
+    _check_subscriber(world)
+
+
+def _unique(world: World) -> list[DeadLettered]:
+    dead = world.judge.evidence.dead
+    return list({(each.topic, each.partition, each.offset): each for each in dead}.values())
+
+
+def _explain_stall(world: World, outside: Outside) -> None:
+    unread = outside.unread()
+    if unread:
+        stage, at, committed, end = unread[0]
+        held = [
+            f"{ticket.offset} {flight.phase.name} {flight.work.job_id}"
+            for slot in world.slots
+            if slot.process is not None
+            for ticket, flight in slot.process.state.flights.items()
+            if ticket.partition == at
+        ]
+        known = world.judge.evidence.known[at].get(committed)
+        text = (
+            f"{stage}: {at.topic}[{at.partition}] stands at {committed} of {end}"
+            f" {SETTLED_AFTER_S:g} s after the faults; held there: {held}"
+        )
+        raise Violation("stalled", text, known.job_id if known else None)
+    raise Violation("stalled", "something is under way for ever")
+
+
+def _check_job(world: World, outside: Outside, job: JobPlan) -> None:
+    job_id = job.job_id
+    run = world.fences.latest_run(tenant_of(job_id), job_id)
+    done = world.outcome(job_id, run)
+    if done is None:
+        raise Violation("lost", f"{job_id} run {run} has no outcome", job_id)
+    if world.judge.evidence.done.get((job_id, run)) != done:
+        raise Violation("lost", f"{job_id} run {run}: no VideoDone on the log", job_id)
+    world.counts[f"jobs {done.status}"] += 1
+    for earlier in range(1, run):
+        before = world.outcome(job_id, earlier)
+        if before is None or before.status not in ("failed", "expired"):
+            raise Violation("redrive", f"{job_id}: run {earlier + 1} after {before}", job_id)
+    if not _is_explained(world, outside, job, done):
+        text = f"{job_id} ({job.behaviour} at {job.stage}) is {done.status}: {done.reason_code}"
+        raise Violation("unexplained", text, job_id)
+
+
+def _is_explained(world: World, outside: Outside, job: JobPlan, done: VideoDone) -> bool:
+    run_of_job = done.job_id, done.run
+    match done.status:
+        case "completed":
+            return job.behaviour not in ("permanent", "rejected", "invalid", "large")
+        case "cancelled":
+            return run_of_job in outside.cancelled
+        case "expired":
+            return job.behaviour == "hasty" or run_of_job in world.hurried
+        case "rejected":
+            return job.behaviour == "rejected"
+    return _is_fault_of(world, job, done.run, done.ended_by or "", done.reason_code or "")
+
+
+def _is_fault_of(world: World, job: JobPlan, run: int, stage: str, reason_code: str) -> bool:
+    key = stage, job.job_id, run
+    judge = world.judge
+    match reason_code:
+        case "killed_workers":
+            return judge.unclean_alone[key] >= 3
+        case "input_lost" | "input_corrupt":
+            prefix = f"{tenant_of(job.job_id)}/{job.job_id}/{run}/"
+            return any(each.startswith(prefix) for each in world.memory.harmed)
+        case "planned_invalid":
+            return job.behaviour == "invalid"
+        case "planned_failure" if job.behaviour != "permanent" or job.number % 2 == 0:
+            return judge.failures[key] > 0  # dead-lettered at once
+    # Its tries are used up: some by a sick device perhaps, but not all.
+    is_by_device = judge.sick_failures[key] >= judge.num_failed[key]
+    return judge.num_failed[key] >= RETRY.max_tries and not is_by_device
+
+
+def _check_dead_letter(world: World, outside: Outside, letter: DeadLettered) -> None:
+    origin = f"{letter.topic}[{letter.partition}]@{letter.offset}"
+    if letter.job_id is None:
+        if letter.reason_code != "undecodable":
+            raise Violation("unexplained", f"dead letter {letter.reason_code} of {origin}")
+        return
+    job = world.jobs[letter.job_id]
+    if letter.reason_code == "idempotency_conflict":
+        is_explained = job.has_conflict
+    else:
+        is_explained = _is_fault_of(world, job, letter.run, letter.stage, letter.reason_code)
+    if not is_explained:
+        text = f"dead letter {letter.reason_code} of {letter.job_id}, {origin}"
+        raise Violation("unexplained", f"{text} ({job.behaviour} at {job.stage})", job.job_id)
+
+
+def _check_conflicts(world: World) -> None:
+    """The requests that lost their job id are dead-lettered, and no other is for that reason."""
+    buried = {
+        (each.topic, each.partition, each.offset)
+        for each in world.judge.evidence.dead
+        if each.reason_code == "idempotency_conflict"
+    }
+    for number in range(NUM_PARTITIONS):
+        at = TopicPartition(topology.REQUESTS, number)
+        for offset, known in world.judge.evidence.known[at].items():
+            if known.job_id is None or known.run > 1 or number != home(known.job_id):
+                continue  # a misplaced one was forwarded
+            if world.jobs[known.job_id].behaviour == "invalid":
+                continue
+            tenant = tenant_of(known.job_id)
+            body = world.fences.request(tenant, known.job_id)
+            assert body is not None
+            request = world.codec.decode(known.value, GenerationRequest)
+            is_loser = read_claim(body).request_sha256 != request_sha256(request)
+            is_buried = (*at, offset) in buried
+            # A lower copy is finished unworked while a higher one is there (DESIGN 4.7); that the
+            # lower is another's request is not looked at then.
+            is_outranked = world.judge.evidence.highest("prompt", known.job_id) > (1, 1)
+            world.counts["conflicts finished unworked"] += is_loser and not is_buried
+            if is_buried != is_loser and not (is_loser and is_outranked):
+                raise Violation("conflict", f"{at}@{offset}: loser {is_loser}", known.job_id)
+
+
+def _check_subscriber(world: World) -> None:
+    """A subscriber that reads `videos.done` hears of each job's effective outcome."""
+    endings, heard = EffectiveEndings(), {}
+    entries = [
+        entry
+        for number in range(NUM_PARTITIONS)
+        for entry in world.log.entries.get(TopicPartition(topology.VIDEOS_DONE, number), [])
+    ]
+    world.counts["repeated endings"] += len(entries)
+    for entry in sorted(entries, key=lambda each: each.timestamp_ms):
+        done = world.codec.decode(entry.value, VideoDone)
+        if endings.meet((done.tenant_id, done.job_id), done.run, entry.timestamp_ms / 1000):
+            heard[done.job_id] = done
+            world.counts["repeated endings"] -= 1
+    for job in world.plan.jobs:
+        run = world.fences.latest_run(tenant_of(job.job_id), job.job_id)
+        if heard.get(job.job_id) != world.outcome(job.job_id, run):
+            raise Violation("subscriber", f"{job.job_id}: heard of another ending", job.job_id)
