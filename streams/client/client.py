@@ -278,7 +278,8 @@ class Client:
         on within the last `lookback_s` is read back. Only the one that a member holds when it dies,
         or still holds seconds after a rebalance began, may come once more.
 
-        Raises ClientError where records were deleted unread, and what the object store raises.
+        While the object store is away, the outcomes that depend on it wait. Raises ClientError
+        where records were deleted unread.
         """
         fences = None if self._blobs is None else Fences(self._blobs)
         if group is None:

@@ -8,8 +8,9 @@ than `lookback_s`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import suppress
 
 from aiokafka import ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -28,7 +29,7 @@ from streams.client.log_reader import (
 )
 from streams.client.subscription import Taken, group_consumer, next_batches
 from streams.core.effective import EffectiveEndings
-from streams.errors import InvalidRecord
+from streams.errors import InvalidRecord, SickHost
 from streams.topology import VIDEOS_DONE
 
 LOOKBACK_S = 7 * 86_400.0
@@ -37,6 +38,9 @@ LOOKBACK_S = 7 * 86_400.0
 HOLD_S = 5.0
 """A rebalance waits so long for the outcome that is held to be taken."""
 
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+_log = logging.getLogger(__name__)
+
 _FINAL = ("completed", "cancelled", "rejected")
 
 
@@ -44,10 +48,15 @@ class Judge:
     """Whether an ending is to be handed on. Asks of the object store are made on threads."""
 
     def __init__(
-        self, fences: Fences | None, lookback_s: float, clock: Callable[[], float] = time.time
+        self,
+        fences: Fences | None,
+        lookback_s: float,
+        clock: Callable[[], float] = time.time,
+        rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Without `fences` only a later run that was seen supersedes an earlier one."""
-        self._fences, self._lookback_s, self._clock = fences, lookback_s, clock
+        self._fences, self._lookback_s = fences, lookback_s
+        self._clock, self._rest = clock, rest
         self._endings = EffectiveEndings()
 
     def note(self, done: VideoDone, at_s: float | None = None) -> None:
@@ -59,20 +68,26 @@ class Judge:
     async def is_effective_news(self, done: VideoDone) -> bool:
         """Whether this is the job's effective outcome, and not noted yet.
 
-        Raises:
-            SickHost: the object store, which knows of redrives, is away.
+        While the object store, which knows of redrives, is away, this waits and says so in the log.
         """
         if not self._endings.is_news(_job(done), done.run):
             return False
         if self._fences is None or done.status in _FINAL:
             return True
-        try:
-            later = await asyncio.to_thread(
-                self._fences.claimed_run, done.tenant_id, done.job_id, done.run + 1
-            )
-        except InvalidRecord:  # no worker of ours wrote it: such a job has no fences
-            return True
-        return later is None
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                later = await asyncio.to_thread(
+                    self._fences.claimed_run, done.tenant_id, done.job_id, done.run + 1
+                )
+            except InvalidRecord:  # no worker of ours wrote it: such a job has no fences
+                return True
+            except SickHost as fault:
+                _log.warning("the object store does not answer, %s is kept: %s", done.job_id, fault)
+                await self._rest(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            else:
+                return later is None
 
 
 def _job(done: VideoDone) -> tuple[str, str]:
