@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from tests.mutants.planted import MUTANTS, Mutant
@@ -50,7 +51,7 @@ def verdict(mutant: Mutant) -> str | None:
             else:
                 shutil.copy(source, tree / name)
         plant(mutant, tree)
-        return _simulation(tree) or _tests(tree)
+        return _simulation(tree) or (_tests(tree) if _are_tests_well() else None)
 
 
 def plant(mutant: Mutant, tree: Path) -> None:
@@ -72,8 +73,8 @@ def _simulation(tree: Path) -> str | None:
     if done.returncode == 0:
         return None
     broken = re.search(r"^seed (\d+): ([\w ]+)", done.stdout, re.MULTILINE)
-    if broken is None:
-        return f"simulation, {done.stderr.strip().splitlines()[-1][:80]}"
+    if broken is None or broken[2] in ("NameError", "SyntaxError", "ImportError"):
+        raise ValueError(f"planted badly: {(done.stderr or done.stdout).strip()[-500:]}")
     return f"simulation, seed {broken[1]}: {broken[2]}"
 
 
@@ -83,6 +84,12 @@ def _tests(tree: Path) -> str | None:
         return None
     failed = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
     return f"tests, {failed[1] if failed else done.stdout.strip().splitlines()[-1][:80]}"
+
+
+@cache
+def _are_tests_well() -> bool:
+    """Tests that fail without any bug catch none."""
+    return _tests(ROOT) is None
 
 
 def _python(arguments: list[str], tree: Path) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,8 @@ MUTANTS = (
         "commits early: past what is delivered and not finished",
         _OURS,
         "            known = self.trackers[partition].offset_map()\n",
-        "            known = OffsetMap(self.trackers[partition].next_offset)\n",
+        "            tracker = self.trackers[partition]\n"
+        "            known = type(tracker.offset_map())(tracker.next_offset)\n",
     ),
     Mutant(
         "forgets the epoch: every assignment has the same",
@@ -111,8 +112,8 @@ MUTANTS = (
     Mutant(
         "starts while the host is sick",
         _STAGE,
-        "        return not (gate.is_closed_by(Why.STAGE_PAUSED) or gate.is_closed_by(Why.HOLDING))\n",
-        "        return not gate.is_closed_by(Why.STAGE_PAUSED)\n",
+        "(gate.is_closed_by(Why.STAGE_PAUSED) or gate.is_closed_by(Why.HOLDING))\n",
+        "gate.is_closed_by(Why.STAGE_PAUSED)\n",
     ),
     # ---- producing and ending
     Mutant(
@@ -147,9 +148,8 @@ MUTANTS = (
     Mutant(
         "skips the outcome fence when a run completes",
         _FENCED,
-        "            return (self._outcome_output(task, self._fences.end(tenant, job, run, body)),)\n"
-        "        winner",
-        "            return (self._outcome_output(task, body),)\n        winner",
+        "self._outcome_output(task, self._fences.end(tenant, job, run, body)),)\n        winner",
+        "self._outcome_output(task, body),)\n        winner",
     ),
     Mutant(
         "works a run that has ended",
@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "works a finished stage again",
         _FENCED,
-        "            if (found := self._fences.result(tenant, job, run, self.stage.name)) is not None:\n",
-        "            if (found := None) is not None:\n",
+        "(found := self._fences.result(tenant, job, run, self.stage.name)) is not None:\n",
+        "(found := None) is not None:\n",
     ),
     # ---- retries and crashes
     Mutant(
@@ -215,9 +215,8 @@ MUTANTS = (
     Mutant(
         "a retry copy forgets its crashes",
         _LETTERS,
-        '        "crashes": str(work.crashes.num),\n        "crashes-alone": str(work.crashes.num_alone),\n'
-        '        "reason"',
-        '        "reason"',
+        '"crashes-alone": str(work.crashes.num_alone),\n        "reason"',
+        '"crashes-alone": "0",\n        "reason"',
     ),
     Mutant(
         "counts a hold as a try",
@@ -233,7 +232,7 @@ MUTANTS = (
     ),
     # ---- copies, runs and requests
     Mutant(
-        "finishes a lower copy's better: whatever differs outranks",
+        "finishes a copy although no higher one is here",
         _COPIES,
         "other.rank > flight.rank for other in here)",
         "other.rank != flight.rank for other in here)",
@@ -241,14 +240,14 @@ MUTANTS = (
     Mutant(
         "works two copies of a job at once",
         _COPIES,
-        "        if (current := self._at_work.get(job_id)) is None:\n",
-        "        if (current := self._at_work.get(job_id)) is None or current.rank == flight.rank:\n",
+        "(current := self._at_work.get(job_id)) is None:\n",
+        "(current := self._at_work.get(job_id)) is None or current.rank == flight.rank:\n",
     ),
     Mutant(
         "redrives without claiming",
         "streams/redrive.py",
-        "    body = fences.claim_run(plan.tenant_id, plan.job_id, plan.run, run_claim_body(record))\n",
-        "    body = run_claim_body(record)\n",
+        "fences.claim_run(plan.tenant_id, plan.job_id, plan.run, run_claim_body(record))\n",
+        "run_claim_body(record)\n",
     ),
     Mutant(
         "redrives what was completed or cancelled",

@@ -62,6 +62,7 @@ class Bench(Protocol):
         """There is something for the loop."""
 
     name: str
+    longest_compute_s: float
 
 
 @dataclass(slots=True)
@@ -228,12 +229,12 @@ class SimulatedEngine:
         self._calls.append(call)
         if not self._is_computing:
             self._is_computing = True
-            self._bench.step((0.02, 0.5), self._next_call)
+            self._bench.step((0.02, self._bench.longest_compute_s), self._next_call)
 
     def _next_call(self) -> None:
         self._calls.popleft()()
         if self._calls:
-            self._bench.step((0.02, 0.5), self._next_call)
+            self._bench.step((0.02, self._bench.longest_compute_s), self._next_call)
         else:
             self._is_computing = False
 

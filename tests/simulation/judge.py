@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from schemas.records import GenerationRequest, VideoDone
@@ -63,7 +63,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.seen: set[Ticket] = set()
-        self.asked: dict[TopicPartition, int] = {}  # the last commit, in this assignment
+        self.asked: dict[TopicPartition, CommitPoint] = {}  # the last commit of this assignment
+        self.epochs: dict[TopicPartition, int] = {}
         self.accepted: dict[TopicPartition, CommitPoint] = {}
         self.told: dict[Place, int] = {}  # crashes, by the map with which it was assigned
         self.marks: dict[Place, bool | None] = {}  # inside the engine, for all the group knows
@@ -110,6 +111,7 @@ class Judge:
                 }
                 for at, start in partitions.items():
                     memory.asked.pop(at, None)
+                    memory.epochs.pop(at, None)
                     memory.accepted.pop(at, None)
                     for offset, crashes in start.known.crashes.items():
                         memory.told[at, offset] = crashes.num
@@ -153,6 +155,7 @@ class Judge:
         if ticket in memory.seen:
             raise Violation("epoch", f"{process.name} met {ticket} in two assignments")
         memory.seen.add(ticket)
+        memory.epochs[at] = ticket.assignment_epoch
 
     # ---- commands
 
@@ -256,9 +259,9 @@ class Judge:
         for at, point in points.items():
             if at not in process.source.positions:
                 raise Violation("stale commit", f"{process.name} commits {at}, another's")
-            if point.offset < memory.asked.get(at, 0):
+            if at in memory.asked and point.offset < memory.asked[at].offset:
                 raise Violation("commit went back", f"{process.name}: {at} to {point.offset}")
-            memory.asked[at] = point.offset
+            memory.asked[at] = point
             self._check_settled(process, at, point)
 
     def _check_settled(self, process: Process, at: TopicPartition, point: CommitPoint) -> None:
@@ -295,6 +298,20 @@ class Judge:
                 known = self.evidence.known[at][offset]
                 if counted.num > max(memory.told.get((at, offset), 0), known.crashes.num):
                     memory.marks.setdefault((at, offset), None)
+
+    def handed_back(self, process: Process, partitions: Iterable[TopicPartition]) -> None:
+        """The loop has let go of partitions: what is finished there must be committed."""
+        memory = self._memories[process.name]
+        for at in partitions:
+            point = memory.asked.get(at, CommitPoint(0))
+            finished = decode_offset_map(*point).finished()
+            for ticket in memory.settled:
+                is_ours = ticket.partition == at and ticket.assignment_epoch == memory.epochs.get(
+                    at
+                )
+                if is_ours and ticket.offset >= point.offset and ticket.offset not in finished:
+                    text = f"{process.name} gives away {at} without committing {ticket}"
+                    raise Violation("hand back", text, self._job_id(ticket))
 
     def _check_hand_back(
         self, memory: Memory, at: TopicPartition, crashes: Mapping[int, Crashes]

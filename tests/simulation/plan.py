@@ -17,7 +17,7 @@ RETRY = RetryPolicy(delays_s=(1, 3, 10), max_tries=4)
 FAULTS_END_S = 20.0
 """From then on nothing new goes wrong, and what can be healed is."""
 
-SETTLED_AFTER_S = 120.0
+SETTLED_AFTER_S = 180.0
 """By then, counted from the end of the faults, everything must have ended (simulated seconds)."""
 
 SESSION_S = 3.0
@@ -75,6 +75,7 @@ class Plan:
     seed: int
     is_incremental: bool  # KIP-848, else classic
     num_workers: tuple[int, ...]  # of each stage
+    longest_compute_s: float
     limits: StageLimits
     jobs: tuple[JobPlan, ...]
     faults: tuple[FaultPlan, ...]
@@ -123,6 +124,7 @@ def make_plan(seed: int) -> Plan:
         seed=seed,
         is_incremental=rng.random() < 0.6,
         num_workers=tuple(rng.choice((1, 1, 2, 2, 3)) for _ in STAGES),
+        longest_compute_s=rng.choice((0.5, 0.5, 0.5, 6.0)),
         limits=_limits(rng),
         jobs=tuple(_job(rng, number) for number in range(1, rng.randint(4, 9))),
         faults=tuple(sorted((_fault(rng) for _ in range(num_faults)), key=lambda each: each.at_s)),

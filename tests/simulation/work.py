@@ -156,6 +156,6 @@ def _job(task: Task) -> Any:
 def _admitted(request: GenerationRequest) -> Job:
     assert request.deadline is not None, "every request of a schedule has one"
     return Job(
-        request.job_id, request.run, request.tenant_id, request.tier or "", place(request), "echo", "0",
-        1, 16, 16, 8, 1, 1.0, 0, request.created_at, request.deadline,
+        request.job_id, request.run, request.tenant_id, request.tier or "", place(request), "echo",
+        "0", 1, 16, 16, 8, 1, 1.0, 0, request.created_at, request.deadline,
     )  # fmt: skip

@@ -69,6 +69,7 @@ class Process:
         self.world, self.slot, self.stage = world, slot, slot.stage
         slot.num_processes += 1
         self.name = f"{slot.name}.{slot.num_processes}"
+        self.longest_compute_s = world.plan.longest_compute_s
         self.is_gone = False
         self.frozen_until_s = self.stalled_until_s = 0.0
         self.fuse: int | None = None  # steps that it has to live
@@ -259,6 +260,7 @@ class Source:
             if revoked := self._partitions(numbers):
                 self._world.count["rebalances"] += 1
                 dispatch(Revoked(revoked))
+                self._world.judge.handed_back(self._process, revoked)
                 self._forget(revoked)
             group.released(name, numbers)
         if new := group.to_assign(name):
