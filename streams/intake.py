@@ -52,8 +52,8 @@ class Intake:
         )  # fmt: skip
         job = record if isinstance(record, GenerationRequest) else record.job
         deadline_s = None if job.deadline is None else job.deadline.timestamp()
-        if (fault := _identity_fault(job)) is not None:
-            return Delivered(partition, raw.offset, Work(None, 1, None, None, task), fault)
+        if (bad := _identity_fault(job)) is not None:
+            return Delivered(partition, raw.offset, Work(None, 1, None, None, task), bad)
         try:
             key, verdict = self._batch_key(task), None
         except Rejected:
