@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-core bench-footprint lock clean
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint kill-demo lock clean
 
 help:
 	@echo 'make demo             one video from a prompt, on this machine:  make demo PROMPT="a red circle moving right"'
@@ -16,6 +16,7 @@ help:
 	@echo 'make check            format, lint, types and the tests that need no server: under a minute'
 	@echo 'make format           lets ruff rewrite what check would complain of'
 	@echo 'make bench            bench-core (pure core) and bench-footprint (memory, start-up), held against their goals'
+	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
 	@echo 'make lock             resolves .ci/constraints.txt anew after a change of pyproject.toml (UPGRADE=1: newest versions)'
 	@echo 'make clean            removes .venv and caches'
@@ -63,6 +64,9 @@ bench-footprint: $(STAMP)
 # Neither file holds an address: any index that serves the same files will do.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+kill-demo: $(STAMP)
+	$(BIN)/python -m tests.bench.kill_demo
 
 lock: .venv/bin/uv
 	$(COMPILE) --all-extras pyproject.toml -o .ci/constraints.txt

@@ -109,7 +109,12 @@ def plan_run(fences: Fences, codec: Codec, tenant: str, job: str, run: int) -> P
         return NothingToDo("final", f"{done.status} is final")
     if (request := fences.request(tenant, job)) is None:
         return NothingToDo("unknown", "no request holds this job id")
-    return BeginRun(tenant, job, run, read_claim(request), done)
+    plan = BeginRun(tenant, job, run, read_claim(request), done)
+    try:  # before anything is wished that could never be done
+        _record_of(codec, plan, done.finished_at, done.finished_at)
+    except (UndecodableRecord, UnencodableRecord) as error:
+        return _unfit(error)
+    return plan
 
 
 def claim_redrive(
@@ -127,7 +132,7 @@ def claim_redrive(
     try:
         record = _record_of(codec, plan, now, now + timedelta(seconds=deadline_s))
     except (UndecodableRecord, UnencodableRecord) as error:
-        return NothingToDo("unfit", f"its request cannot be written again: {error}")
+        return _unfit(error)
     body = fences.claim_run(plan.tenant_id, plan.job_id, plan.run, run_claim_body(record))
     return read_run_claim(body)
 
@@ -157,6 +162,10 @@ def complete_redrive(
             return record
         case nothing:
             return nothing
+
+
+def _unfit(error: Exception) -> NothingToDo:
+    return NothingToDo("unfit", f"its request cannot be written again: {error}")
 
 
 def _record_of(codec: Codec, plan: BeginRun, now: datetime, deadline: datetime) -> RunClaim:

@@ -1,13 +1,14 @@
-"""A worker without torch: the real loop, engine, fences and clients around work that does nothing.
+"""A worker without torch: the real loop, engine, fences and clients around work of a line or two.
 
 `python -m tests.echo STAGE [SECONDS]` runs one, configured like any worker; each batch takes that
-long.
+long. What becomes of a job is told by its id (tests/acts.py).
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from streams.blobs.base import BlobStore
 from streams.engine import Task
 from streams.settings import Settings
 from streams.topology import Stage
+from tests.acts import act
 from workers.main import BuildWork, main
 from workers.stage_work import Report
 
@@ -36,6 +38,7 @@ class EchoWork:
 
     def __init__(self, stage: Stage, store: BlobStore, batch_s: float) -> None:
         self.stage, self._store, self._batch_s = stage.name, store, batch_s
+        self._num_acts: Counter[str] = Counter()  # computations, by job
 
     def load(self) -> None:
         """Nothing to load."""
@@ -53,10 +56,19 @@ class EchoWork:
         return task.record
 
     def compute(self, batch: Sequence[Any], report: Report) -> Sequence[Any]:
-        """One step."""
+        """One step, in which jobs do as their ids say (tests/acts.py)."""
         time.sleep(self._batch_s)
         report(1, 1)
-        return batch
+        return [self._act(record) for record in batch]
+
+    def _act(self, record: Any) -> Any:
+        job_id = record.job_id if self.stage == "prompt" else record.job.job_id
+        self._num_acts[job_id] += 1
+        try:
+            act(self.stage, job_id, self._num_acts[job_id] - 1)
+        except Exception as error:  # this row's failure
+            return error
+        return record
 
     def probe(self) -> None:
         """A worker that does nothing does it well."""

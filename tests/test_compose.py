@@ -13,11 +13,13 @@ import pytest
 import yaml
 
 from streams import topology
+from streams.local.stack import StackPlan
 from streams.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = tuple(stage.name for stage in topology.STAGES if stage.is_worker)
-BESIDES = {"kafka", "s3", "bucket", "topics"}
+PROCESSES = (*WORKERS, "expirer")  # what runs for ever, of ours
+BESIDES = {"kafka", "s3", "bucket", "topics", "expirer"}
 
 Service = dict[str, Any]
 
@@ -44,7 +46,7 @@ def test_every_image_of_ours_is_built_from_the_one_dockerfile(
 ) -> None:
     declared = set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
     builds = {name: each["build"] for name, each in services.items() if "build" in each}
-    assert set(builds) == {*WORKERS, "topics"}
+    assert set(builds) == {*PROCESSES, "topics"}
     for build in builds.values():
         assert build["context"] == "."
         assert "dockerfile" not in build
@@ -70,11 +72,17 @@ def test_the_extras_of_the_images_exist(services: dict[str, Service]) -> None:
 def test_workers_differ_from_each_other_only_in_model_and_image(
     services: dict[str, Service],
 ) -> None:
-    environments = [dict(services[name]["environment"]) for name in WORKERS]
+    environments = [dict(services[name]["environment"]) for name in PROCESSES]
     for environment in environments:
         environment.pop("REEL_MODEL", None)
     assert all(environment == environments[0] for environment in environments)
-    assert all(services[name]["restart"] == "unless-stopped" for name in WORKERS)
+    assert all(services[name]["restart"] == "unless-stopped" for name in PROCESSES)
+
+
+def test_the_expirer_is_the_module_that_the_local_stack_runs(services: dict[str, Service]) -> None:
+    argv = StackPlan(Settings(), cache=ROOT).expirer_argv
+    assert services["expirer"]["entrypoint"][1:] == list(argv)[1:]
+    assert "command" not in services["expirer"]
 
 
 def test_every_setting_that_is_given_exists_and_is_valid(
@@ -82,7 +90,7 @@ def test_every_setting_that_is_given_exists_and_is_valid(
 ) -> None:
     # `docker compose` hands these over as they stand; a variable nobody knows stops a worker.
     in_image = dict(re.findall(r"(REEL_\w+)=(\S+)", dockerfile))
-    for name in (*WORKERS, "topics"):
+    for name in (*PROCESSES, "topics"):
         given = in_image | services[name]["environment"]
         Settings(**{key.removeprefix("REEL_").lower(): value for key, value in given.items()})
 
@@ -96,7 +104,7 @@ def test_models_are_mounted_read_only_where_the_setting_says(services: dict[str,
 
 
 def test_docker_waits_as_long_as_a_worker_may_drain(services: dict[str, Service]) -> None:
-    graces = {services[name]["stop_grace_period"] for name in WORKERS}
+    graces = {services[name]["stop_grace_period"] for name in PROCESSES}
     assert graces == {f"{Settings.model_fields['grace_ms'].default // 1000}s"}
 
 
@@ -104,7 +112,7 @@ def test_metrics_are_exposed_inside_and_published_nowhere(
     services: dict[str, Service], dockerfile: str
 ) -> None:
     port = dict(re.findall(r"(REEL_METRICS_PORT)=(\d+)", dockerfile))["REEL_METRICS_PORT"]
-    for name in WORKERS:
+    for name in PROCESSES:
         assert services[name]["expose"] == [port]
         assert "ports" not in services[name]
     assert f"127.0.0.1:{port}/healthz" in dockerfile
@@ -119,7 +127,7 @@ def test_whatever_is_published_listens_on_loopback_only(services: dict[str, Serv
 def test_workers_start_after_the_topics_and_the_bucket_are_there(
     services: dict[str, Service],
 ) -> None:
-    for name in WORKERS:
+    for name in PROCESSES:
         waits = {who: how["condition"] for who, how in services[name]["depends_on"].items()}
         assert waits == dict.fromkeys(("topics", "bucket"), "service_completed_successfully")
     assert services["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}

@@ -297,7 +297,9 @@ def test_every_rule_has_a_planted_violation() -> None:
     assert {rule for rule, _, _ in PLANTED} == set(RULES)
 
 
-@pytest.mark.parametrize("package", ["schemas.codec", "streams.runner", "workers.main"])
+@pytest.mark.parametrize(
+    "package", ["schemas.codec", "streams.runner", "streams.expirer.__main__", "workers.main"]
+)
 def test_a_process_without_a_model_never_loads_torch(package: str) -> None:
     # The ast sees what is written; this sees what third parties pull in (615 MB resident).
     code = f"import {package}, sys; sys.exit('torch' in sys.modules)"

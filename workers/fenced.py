@@ -29,7 +29,8 @@ from streams.core.events import Ending, Headers, Output
 from streams.engine import Task
 from streams.errors import FatalError, InvalidRecord, Rejected
 from streams.letters import DLT_PREFIX, ORIGINAL_MEDIA_TYPE, pack_original
-from streams.topology import JOB_EVENTS, VIDEOS_DONE, Stage
+from streams.outcomes import outcome_output, video_done
+from streams.topology import JOB_EVENTS, Stage
 from workers.stage_work import StageWork
 
 
@@ -116,9 +117,13 @@ class FencedWork:
         """
         if isinstance(task.record, GenerationRequest):
             task = self.work.begin(replace(task, partition=self._partition(task)))
-        done = self._codec.encode(self._video_done(task, ending))
+        done = video_done(
+            task.record, ending, partition=task.partition, ended_by=self.stage.name,
+            finished_at=self._now(),
+        )  # fmt: skip
         tenant, job, run = _identity(task.record)
-        return (self._outcome_output(task, self._fences.end(tenant, job, run, done)),)
+        winner = self._fences.end(tenant, job, run, self._codec.encode(done))
+        return (self._outcome_output(task, winner),)
 
     def probe(self) -> None:
         """Put something into the store, get it back, and work a job that is known to be good."""
@@ -163,28 +168,6 @@ class FencedWork:
         except Rejected:
             return task.partition
 
-    def _video_done(self, task: Task, ending: Ending) -> VideoDone:
-        record = task.record
-        job = record if isinstance(record, GenerationRequest) else record.job
-        timings = () if isinstance(record, GenerationRequest) else record.timings
-        return VideoDone(
-            job_id=job.job_id,
-            run=job.run,
-            tenant_id=job.tenant_id,
-            status=ending.status,
-            partition=task.partition,
-            created_at=job.created_at,
-            finished_at=self._now(),
-            tier=job.tier,
-            reason_code=ending.reason_code,
-            reason=ending.reason[:1000],
-            ended_by=self.stage.name,
-            model=job.model,
-            model_version=None if isinstance(job, GenerationRequest) else job.model_version,
-            cost_gpu_s=sum(timing.compute_s for timing in timings),
-            timings=timings,
-        )
-
     def _next_output(self, task: Task, record: Record, body: bytes) -> Output:
         job, timings = record.job, record.timings  # type: ignore[union-attr]
         headers = event_headers(
@@ -196,13 +179,7 @@ class FencedWork:
         return Output(self.stage.writes, job.partition, job.job_id.encode(), body, tuple(headers))
 
     def _outcome_output(self, task: Task, body: bytes) -> Output:
-        done = self._decode(body, VideoDone)
-        headers = event_headers(
-            "VideoDone", job_id=done.job_id, run=done.run,
-            stage=done.ended_by or self.stage.name, outcome=done.status, time=done.finished_at,
-            deadline=None, cause=task.headers, partition_key=done.job_id,
-        )  # fmt: skip
-        return Output(VIDEOS_DONE, done.partition, done.job_id.encode(), body, tuple(headers))
+        return outcome_output(self._codec, body, self.stage.name, task.headers)
 
     def _decode(self, body: bytes, record_type: Any) -> Any:
         try:

@@ -18,11 +18,13 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The pipeline's topics on the broker.", no_args_is_help=True)
 models_app = typer.Typer(help="Model folders.", no_args_is_help=True)
-stages_app = typer.Typer(help="Stop a stage from taking records, or let it go on.")
+stage_app = typer.Typer(help="Stop a stage from taking records, or let it go on.")
+blobs_app = typer.Typer(help="The object store.", no_args_is_help=True)
+dlt_app = typer.Typer(help="Dead letters: what they are, and their jobs' next run.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(models_app, name="models")
-app.add_typer(stages_app, name="stages", no_args_is_help=True)
-blobs_app = typer.Typer(help="The object store.", no_args_is_help=True)
+app.add_typer(stage_app, name="stage", no_args_is_help=True)
+app.add_typer(dlt_app, name="dlt", no_args_is_help=True)
 app.add_typer(blobs_app, name="blobs")
 
 
@@ -42,6 +44,13 @@ Model = Annotated[
 ]
 Broker = Annotated[BrokerKind | None, typer.Option(help="The broker to start.")]
 Brokers = Annotated[int, typer.Option(metavar="1|3", help="How many Apache Kafka brokers.")]
+OnlyStage = Annotated[str | None, typer.Option("--stage", help="Only this stage's.")]
+OnlyTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's.")]
+OnlyReason = Annotated[str | None, typer.Option("--reason", help="Only with this reason code.")]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Of records not older: 90min, 2h, 7d, or a date and time."),
+]
 StageName = Annotated[str, typer.Argument(metavar="STAGE", show_default=False)]
 
 
@@ -166,6 +175,17 @@ def get(
 
 
 @app.command()
+def cancel(
+    job: JobId,
+    run: Annotated[int | None, typer.Option(min=1, help="Which run; else the latest.")] = None,
+) -> None:
+    """Wish that a job ends as cancelled; `reel watch` tells whether it came in time."""
+    from streams.cli.jobs import cancel_job
+
+    raise typer.Exit(cancel_job(job, run))
+
+
+@app.command()
 def jobs(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
 ) -> None:
@@ -179,10 +199,10 @@ def jobs(
 def subscribe(
     group: Annotated[str | None, typer.Option(help="The consumer group.")] = None,
 ) -> None:
-    """Print how jobs end, a JSON line each, and remember what was printed. Ctrl-C stops it."""
-    from streams.cli.jobs import print_completions
+    """Print how jobs end, once each, as JSON lines; remember what was printed. Ctrl-C stops it."""
+    from streams.cli.jobs import print_outcomes
 
-    raise typer.Exit(print_completions(group))
+    raise typer.Exit(print_outcomes(group))
 
 
 @app.command()
@@ -230,20 +250,75 @@ def _models() -> None:
     """Model folders."""
 
 
-@stages_app.command("pause")
-def stages_pause(stage: StageName) -> None:
+@stage_app.command("pause")
+def stage_pause(stage: StageName) -> None:
     """Every worker of the stage finishes what it holds and takes no more."""
     from streams.cli.operate import control
 
     raise typer.Exit(control(stage, "paused"))
 
 
-@stages_app.command("resume")
-def stages_resume(stage: StageName) -> None:
+@stage_app.command("resume")
+def stage_resume(stage: StageName) -> None:
     """The stage takes records again."""
     from streams.cli.operate import control
 
     raise typer.Exit(control(stage, "running"))
+
+
+@dlt_app.command("list")
+def dlt_list(
+    stage: OnlyStage = None,
+    tenant: OnlyTenant = None,
+    reason: OnlyReason = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
+) -> None:
+    """List dead letters, oldest first, and what has become of their jobs."""
+    from streams.cli.dead_letters import list_letters
+
+    raise typer.Exit(list_letters(stage, tenant, reason, since, limit))
+
+
+@dlt_app.command("show")
+def dlt_show(
+    letter: Annotated[str, typer.Argument(metavar="STAGE/PARTITION/OFFSET", show_default=False)],
+    prompt: Annotated[bool, typer.Option("--prompt", help="Show the prompt's text too.")] = False,
+) -> None:
+    """Print a dead letter: findings, headers, and its record, if it is one."""
+    from streams.cli.dead_letters import show_letter
+
+    raise typer.Exit(show_letter(letter, is_prompt_shown=prompt))
+
+
+@dlt_app.command("redrive")
+def dlt_redrive(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[STAGE/PARTITION/OFFSET|JOB]", help="One letter, or one job."),
+    ] = None,
+    stage: OnlyStage = None,
+    tenant: OnlyTenant = None,
+    reason: OnlyReason = None,
+    since: Since = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/s", help="Begin at most so many runs a second.")
+    ] = None,
+) -> None:
+    """Begin the next run of jobs that failed or expired; a line for each, what was done or why not.
+
+    A job that completed, was cancelled or rejected is left alone, and so is one under way: to do it
+    twice does it once.
+    """
+    from streams.cli.dead_letters import redrive_letters
+
+    raise typer.Exit(
+        redrive_letters(
+            target, stage, tenant, reason, since, rate, is_all=every, is_dry_run=dry_run
+        )
+    )
 
 
 @blobs_app.command("sweep")

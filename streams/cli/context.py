@@ -61,6 +61,11 @@ def make_codec(settings: Settings) -> Codec:
     return Codec(RegistrySchemaIds(settings.schema_registry_url))
 
 
+def known_store(settings: Settings) -> BlobStore | None:
+    """The object store, where one is set or a local stack runs; None where it would be a guess."""
+    return make_store(settings) if settings.blobs else None
+
+
 def make_store(settings: Settings) -> BlobStore:
     """The object store of that pipeline."""
     from streams.blobs.base import open_store

@@ -1,4 +1,4 @@
-"""submit, watch, get, jobs, subscribe: what reads and writes the topics as a client."""
+"""submit, watch, get, cancel, jobs, subscribe: what reads and writes the topics as a client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from schemas.records import VideoDone
-from streams.cli.context import client_settings, make_client, make_store
+from streams.cli.context import client_settings, known_store, make_client, make_store
 from streams.cli.progress import done_line, event_line, follow
 from streams.cli.terminal import duration, print_table, result, say
 from streams.cli.wishes import VideoWish
@@ -88,6 +88,17 @@ def get_video(job_id: str, path: Path) -> int:
     return asyncio.run(run())
 
 
+def cancel_job(job_id: str, run: int | None) -> int:
+    """Wish a run's end. The exit code."""
+
+    async def wish() -> int:
+        async with make_client(client_settings()) as client:
+            return await client.cancel(job_id, run)
+
+    say(f"{job_id}: cancel of run {asyncio.run(wish())} is on its way")
+    return 0
+
+
 def list_jobs(tenant: str | None) -> int:
     """Print a table of all jobs. The exit code."""
 
@@ -102,16 +113,19 @@ def list_jobs(tenant: str | None) -> int:
     return 0
 
 
-def print_completions(group: str | None) -> int:
-    """Print a JSON line for every VideoDone, until interrupted. The exit code."""
+def print_outcomes(group: str | None) -> int:
+    """Print a JSON line for each effective outcome, until interrupted. The exit code."""
     name = group or next(stage.group for stage in STAGES if stage.reads == VIDEOS_DONE)
 
+    settings = client_settings()
+
     async def run(client: Client) -> None:
-        async with client, aclosing(client.completions(name)) as endings:
-            async for done in endings:
+        outcomes = client.outcomes(name, lookback_s=settings.retention_s)
+        async with client, aclosing(outcomes):
+            async for done in outcomes:
                 result(json.dumps(asdict(done), default=_as_text))
 
-    asyncio.run(run(make_client(client_settings())))
+    asyncio.run(run(make_client(settings, known_store(settings))))
     return 0
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import os
 import re
 import socket
-import tempfile
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,19 +20,41 @@ from schemas.cloudevents import event_headers
 from schemas.codec import Codec, UnencodableRecord
 from schemas.records import (
     GenerationRequest,
+    JobControl,
     JobEvent,
     StageControl,
     VideoDone,
     derive_job_id,
 )
 from streams.blobs.base import BlobStore
+from streams.blobs.fences import Fences
 from streams.client.connection import ClientError, Connection, NotDone, UnknownJob, WrongRequest
+from streams.client.files import write_whole
 from streams.client.ids import new_job_id
 from streams.client.job_rows import JobRow, fold_jobs
 from streams.client.log_reader import LogReader, open_log, stop_quietly
+from streams.client.outcomes import LOOKBACK_S, outcomes_of_all, outcomes_of_group
 from streams.client.subscription import subscribe
 from streams.core.tiers import DEFAULT_TIERS, partition_of_job
-from streams.topology import JOB_EVENTS, REQUESTS, STAGE_CONTROL, VIDEOS_DONE, stage
+from streams.errors import InvalidRecord
+from streams.redrive import (
+    WISH_KIND,
+    BeginRun,
+    NothingToDo,
+    Plan,
+    SendAgain,
+    claim_redrive,
+    plan_redrive,
+    plan_run,
+)
+from streams.topology import (
+    JOB_CONTROL,
+    JOB_EVENTS,
+    REQUESTS,
+    STAGE_CONTROL,
+    VIDEOS_DONE,
+    stage,
+)
 
 JOB_TOPICS = (REQUESTS, JOB_EVENTS, VIDEOS_DONE)
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -65,6 +85,7 @@ class Client:
         self._tenants = tenants or {}
         self._codec = codec or Codec()
         self._producer: Any = None
+        self._starting = asyncio.Lock()
         self._counts: dict[str, int] = {}
 
     async def __aenter__(self) -> Client:
@@ -165,10 +186,115 @@ class Client:
             stage(name)
         except KeyError:
             raise WrongRequest(f"no stage {name!r}") from None
-        issued_by = f"{getpass.getuser()}@{socket.gethostname()}"
-        control = StageControl(name, state, datetime.now(UTC), issued_by, reason)
+        control = StageControl(name, state, datetime.now(UTC), _issuer(), reason)
         await self._partition_count(STAGE_CONTROL)
         await self._produce(STAGE_CONTROL, 0, name.encode(), self._codec.encode(control), [])
+
+    async def cancel(self, job_id: str, run: int | None = None) -> int:
+        """Wish that a run of a job ends as cancelled; the run, once the wish is acknowledged.
+
+        The run defaults to the latest that the topics know. Whether the cancel comes before the
+        end is told by the VideoDone. Raises UnknownJob, and ClientError for a job that has ended.
+        """
+        row = await self._row(job_id)
+        if run is None:
+            if row.done is not None:
+                raise ClientError(f"job {job_id} has ended already: {row.status}")
+            run = row.run
+        elif run < 1:
+            raise WrongRequest(f"run {run}: runs count from 1")
+        await self._control(
+            JobControl(job_id, run, "cancel", datetime.now(UTC), _issuer(), tenant_id=row.tenant_id)
+        )
+        return run
+
+    async def plan_redrive(
+        self, job_id: str, *, tenant_id: str | None = None, run: int | None = None
+    ) -> Plan:
+        """What `redrive` would do now.
+
+        Raises UnknownJob where no tenant is given and no topic knows the job, WrongRequest for an
+        id that none can be, and what the object store raises.
+        """
+        if tenant_id is None:
+            tenant_id = (await self._row(job_id)).tenant_id
+        fences = self._known_fences()
+        try:
+            if run is None:
+                return await asyncio.to_thread(plan_redrive, fences, self._codec, tenant_id, job_id)
+            return await asyncio.to_thread(plan_run, fences, self._codec, tenant_id, job_id, run)
+        except InvalidRecord as fault:
+            raise WrongRequest(str(fault)) from fault
+
+    async def redrive(
+        self,
+        job_id: str,
+        *,
+        tenant_id: str | None = None,
+        run: int | None = None,
+        deadline_s: float = 86_400.0,
+    ) -> BeginRun | SendAgain | NothingToDo:
+        """Begin the next run of a job that failed or expired; what was done, or why nothing.
+
+        With `run` that very run or none: to ask twice begins one. The run's deadline is
+        `deadline_s` from now. It is as good as begun once its wish is acknowledged: whoever is
+        interrupted after that asks again, or leaves the rest to the expirer. Raises as
+        `plan_redrive`.
+        """
+        plan = await self.plan_redrive(job_id, tenant_id=tenant_id, run=run)
+        if isinstance(plan, NothingToDo):
+            return plan
+        now = datetime.now(UTC)
+        if isinstance(plan, BeginRun):
+            wish = JobControl(job_id, plan.run, WISH_KIND, now, _issuer(), tenant_id=plan.tenant_id)
+            await self._control(wish)
+            record = await asyncio.to_thread(
+                claim_redrive, self._known_fences(), self._codec, plan, now, deadline_s
+            )
+            if isinstance(record, NothingToDo):
+                return record
+        else:
+            record = plan.record
+        await self._produce(
+            record.topic, record.partition, record.key, record.value, list(record.headers)
+        )
+        return plan
+
+    async def outcomes(
+        self,
+        group: str | None = None,
+        *,
+        from_beginning: bool = True,
+        lookback_s: float = LOOKBACK_S,
+    ) -> AsyncGenerator[VideoDone, None]:
+        """Each job's effective outcome, once, as it comes; without end.
+
+        Not handed on: duplicates, and runs that a later one has replaced (by the fences, if this
+        client has an object store; else by what was seen). So a job appears again only with a
+        higher `run`: it failed, was redriven, and this is its effective outcome now.
+
+        With a group its members share the partitions. What was taken (the next one was asked for)
+        is committed at once, and never comes again, over restarts and rebalances: what was handed
+        on within the last `lookback_s` is read back. Only the one that a member holds when it dies,
+        or still holds seconds after a rebalance began, may come once more.
+
+        While the object store is away, the outcomes that depend on it wait. Raises ClientError
+        where records were deleted unread.
+        """
+        fences = None if self._blobs is None else Fences(self._blobs)
+        if group is None:
+            found = outcomes_of_all(
+                self._connection, self._codec, fences,
+                from_beginning=from_beginning, lookback_s=lookback_s,
+            )  # fmt: skip
+        else:
+            found = outcomes_of_group(
+                self._connection, self._codec, fences, group,
+                from_beginning=from_beginning, lookback_s=lookback_s,
+            )  # fmt: skip
+        async with aclosing(found) as outcomes:
+            async for done in outcomes:
+                yield done
 
     async def completions(
         self, group: str | None = None, *, from_beginning: bool = True
@@ -197,7 +323,7 @@ class Client:
         """
         key, ended = job_id.encode(), None
         last_run = 0
-        async with self._log([JOB_EVENTS, VIDEOS_DONE]) as log:
+        async with self._log(JOB_TOPICS) as log:  # a request tells of a run that nobody has begun
             while True:
                 for record in await log.poll(1.0, key):
                     if record.job_id != job_id:
@@ -234,9 +360,7 @@ class Client:
 
     async def get(self, job_id: str) -> VideoDone:
         """How a job ended. Raises NotDone while it has not, UnknownJob for a job nobody knows."""
-        row = await self.find(job_id)
-        if row is None:
-            raise UnknownJob(f"no job {job_id}")
+        row = await self._row(job_id)
         if row.done is None:
             where = f", in stage {row.stage}" if row.stage else ""
             raise NotDone(f"not done yet: {job_id} is {row.status}{where}")
@@ -252,7 +376,23 @@ class Client:
             raise ClientError(f"no video: job {done.job_id} was {done.status}{reason}")
         if self._blobs is None:
             raise ClientError("no object store was given to this client")
-        await asyncio.to_thread(_write_whole, self._blobs.get(done.video), path)
+        await asyncio.to_thread(write_whole, self._blobs.get(done.video), path)
+
+    async def _row(self, job_id: str) -> JobRow:
+        row = await self.find(job_id)
+        if row is None:
+            raise UnknownJob(f"no job {job_id}")
+        return row
+
+    def _known_fences(self) -> Fences:
+        if self._blobs is None:
+            raise ClientError("no object store was given to this client")
+        return Fences(self._blobs)
+
+    async def _control(self, wish: JobControl) -> None:
+        key = f"{wish.job_id}/{wish.run}/{wish.kind}".encode()
+        await self._partition_count(JOB_CONTROL)
+        await self._produce(JOB_CONTROL, 0, key, self._codec.encode(wish), [])
 
     def _log(
         self, topics: Sequence[str], *, from_beginning: bool = True
@@ -265,9 +405,24 @@ class Client:
         return self._counts[topic]
 
     async def _produce(
-        self, topic: str, partition: int, key: bytes, value: bytes, headers: list[tuple[str, bytes]]
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes,
+        headers: Sequence[tuple[str, bytes | None]],
     ) -> None:
         with self._connection.faults():
+            producer = await self._started_producer()
+            try:
+                await producer.send_and_wait(
+                    topic, value, key=key, partition=partition, headers=headers
+                )
+            except MessageSizeTooLargeError as fault:
+                raise WrongRequest(f"{len(value)} bytes are too many for {topic}") from fault
+
+    async def _started_producer(self) -> Any:
+        async with self._starting:  # callers at once share one
             if self._producer is None:
                 producer = AIOKafkaProducer(
                     **self._connection.options(), acks="all", enable_idempotence=True
@@ -278,23 +433,8 @@ class Client:
                     await stop_quietly(producer)
                     raise
                 self._producer = producer
-            try:
-                await self._producer.send_and_wait(
-                    topic, value, key=key, partition=partition, headers=headers
-                )
-            except MessageSizeTooLargeError as fault:
-                raise WrongRequest(f"{len(value)} bytes are too many for {topic}") from fault
+            return self._producer
 
 
-def _write_whole(pieces: Iterable[bytes], path: Path) -> None:
-    """Write to a temporary file beside `path`, then rename: readers see all of it or nothing."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def _issuer() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"

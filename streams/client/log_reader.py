@@ -96,6 +96,19 @@ async def open_log(
 ) -> AsyncIterator[LogReader]:
     """A reader of all partitions of `topics`, from their beginning or from their end."""
     counts = await connection.num_partitions(topics)
+    async with open_consumer(connection) as consumer:
+        with connection.faults():
+            consumer.assign(
+                [TopicPartition(topic, p) for topic, n in counts.items() for p in range(n)]
+            )
+            if not from_beginning:
+                await consumer.seek_to_end()
+        yield LogReader(consumer, connection, codec)
+
+
+@asynccontextmanager
+async def open_consumer(connection: Connection) -> AsyncIterator[Any]:
+    """A started consumer, member of no group, to be assigned; what nobody sought begins at 0."""
     consumer = AIOKafkaConsumer(
         **connection.options(),
         group_id=None,
@@ -106,12 +119,7 @@ async def open_log(
     try:
         with connection.faults():
             await consumer.start()
-            consumer.assign(
-                [TopicPartition(topic, p) for topic, n in counts.items() for p in range(n)]
-            )
-            if not from_beginning:
-                await consumer.seek_to_end()
-        yield LogReader(consumer, connection, codec)
+        yield consumer
     finally:
         await stop_quietly(consumer)
 

@@ -36,23 +36,16 @@ async def subscribe(
     COMMIT_INTERVAL_S and at the end. Raises ClientError where records were deleted unread.
     """
     await connection.num_partitions([VIDEOS_DONE])
-    consumer = AIOKafkaConsumer(
-        VIDEOS_DONE,
-        **connection.options(),
-        group_id=group,
-        enable_auto_commit=False,
-        auto_offset_reset="none",  # never a silent skip
-        isolation_level="read_committed",
-        partition_assignment_strategy=[RangePartitionAssignor],
-    )
-    taken = _Taken(consumer)
+    consumer = group_consumer(connection, group)
+    taken = Taken(consumer)
     try:
         with connection.faults():
+            consumer.subscribe([VIDEOS_DONE])
             await consumer.start()
         while True:
             with connection.faults():
                 await taken.commit()
-                batches = await _next_batches(consumer, group, from_beginning)
+                batches = await next_batches(consumer, group, from_beginning)
             for partition, records in batches.items():
                 for record in records:
                     done = decode_or_skip(codec, record, VideoDone)
@@ -65,7 +58,19 @@ async def subscribe(
         await stop_quietly(consumer)
 
 
-class _Taken:
+def group_consumer(connection: Connection, group: str) -> Any:
+    """A member of `group`, to be subscribed and started; it commits what it is told to."""
+    return AIOKafkaConsumer(
+        **connection.options(),
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="none",  # never a silent skip
+        isolation_level="read_committed",
+        partition_assignment_strategy=[RangePartitionAssignor],
+    )
+
+
+class Taken:
     """What the subscriber has taken and the group does not know yet."""
 
     def __init__(self, consumer: Any) -> None:
@@ -73,15 +78,21 @@ class _Taken:
         self._offsets: dict[TopicPartition, int] = {}
         self._committed_s = 0.0
 
-    async def take(self, partition: TopicPartition, offset: int) -> None:
+    def note(self, partition: TopicPartition, offset: int) -> None:
+        """It was taken; the next `commit` says so."""
         self._offsets[partition] = offset + 1
+
+    async def take(self, partition: TopicPartition, offset: int) -> None:
+        """It was taken; the group is told at the latest with what comes COMMIT_INTERVAL_S later."""
+        self.note(partition, offset)
         if asyncio.get_running_loop().time() >= self._committed_s + COMMIT_INTERVAL_S:
             await self.commit()
 
     async def commit(self) -> None:
+        """Tell the group, of the partitions that are still ours."""
         owned = self._consumer.assignment() & self._offsets.keys()
-        offsets = {partition: self._offsets[partition] for partition in owned}
-        self._offsets.clear()
+        self._offsets = {each: self._offsets[each] for each in owned}
+        offsets = dict(self._offsets)
         self._committed_s = asyncio.get_running_loop().time()
         if not offsets:
             return
@@ -90,9 +101,16 @@ class _Taken:
         except (CommitFailedError, IllegalStateError, RebalanceInProgressError) as fault:
             # The partitions moved: their next owner meets these records again.
             _log.info("not committed: %s", fault)
+        # Not before: who is cancelled while it waits commits again when it stops.
+        for partition, offset in offsets.items():
+            if self._offsets.get(partition) == offset:
+                del self._offsets[partition]
 
 
-async def _next_batches(consumer: Any, group: str, from_beginning: bool) -> dict[Any, list[Any]]:
+async def next_batches(
+    consumer: Any, group: str, from_beginning: bool
+) -> dict[TopicPartition, list[Any]]:
+    """The next records by partition; perhaps none. Raises ClientError where some are gone."""
     try:
         return await poll_gently(consumer, COMMIT_INTERVAL_S, max_records=100)
     except NoOffsetForPartitionError as fault:

@@ -1,8 +1,8 @@
-"""One flight at a time for each job, the copy of the highest (run, try) first (DESIGN 4.7)."""
+"""One flight at a time for each job, the copy of the highest rank first (DESIGN 4.7)."""
 
 from __future__ import annotations
 
-from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
+from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase, Rank
 
 
 class Copies:
@@ -15,6 +15,10 @@ class Copies:
     def at_work(self, job_id: str) -> Flight | None:
         """The copy that works on the job."""
         return self._at_work.get(job_id)
+
+    def not_above(self, job_id: str, rank: Rank) -> list[Flight]:
+        """The copies that wait and rank no higher."""
+        return [copy for copy in self._behind.get(job_id, ()) if copy.rank <= rank]
 
     def is_outranked(self, flight: Flight) -> bool:
         """Whether a higher copy of its job is here: then this one has nothing left to do."""

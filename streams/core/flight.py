@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from streams.core.events import (
@@ -22,6 +22,8 @@ from streams.core.events import (
 from streams.core.offset_map import NO_CRASHES, Crashes
 
 RunOfJob = tuple[str, int]
+Rank = tuple[int, int, int]
+"""Copies of one job order by run, try and crashes: a copy always outranks what it is a copy of."""
 
 
 class Phase(Enum):
@@ -62,16 +64,16 @@ class Flight:
     retry: Retry | None = None
     ending: Ending | None = None
     num_end_tries: int = 0
+    rank: Rank = field(init=False)
 
     @property
     def run_of_job(self) -> RunOfJob | None:
         """What it works on; None for a record that could not be decoded."""
         return None if self.work.job_id is None else (self.work.job_id, self.work.run)
 
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Copies of one job order by (run, try)."""
-        return self.work.run, self.work.try_number
+    def __post_init__(self) -> None:
+        """Its rank is that of the record as it was delivered."""
+        self.rank = (self.work.run, self.work.try_number, self.work.crashes.num)
 
     def question(self) -> Command:
         """What is asked for it in its phase; asking again does no harm."""

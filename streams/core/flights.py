@@ -173,6 +173,16 @@ class Flights:
         if following is not None:
             self.admit(following)
 
+    def finish_retried(self, flight: Flight) -> None:
+        """A copy that outranks it is on the log: others of its own rank have nothing left to do.
+
+        A twin, worked now, would do the same again, and count its crashes from zero.
+        """
+        assert flight.work.job_id is not None, "what has no job is not retried"
+        for twin in self.copies.not_above(flight.work.job_id, flight.rank):
+            self.finish(twin)
+        self.finish(flight)
+
     def remove(self, flights: Collection[Flight]) -> list[Flight | None]:
         """Let go of flights; for each the copy that takes over, perhaps itself about to go."""
         waiting = {flight.ticket for flight in flights if flight.phase is Phase.WAITING}

@@ -58,8 +58,12 @@ class OffsetTracker:
 
     @property
     def span(self) -> int:
-        """How far the map reaches beyond the commit offset, in offsets."""
-        return self._bits.bit_length()
+        """How far what was delivered here and has finished reaches beyond the commit offset.
+
+        Not the whole map: an earlier owner's may reach further than anything that is delivered
+        yet, and no record that finishes here would shorten that.
+        """
+        return min(self._bits.bit_length(), self._next_offset - self._commit_offset)
 
     def offset_map(self) -> OffsetMap:
         """What is to be committed beside `commit_offset`, as of now."""

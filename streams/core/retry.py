@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from dataclasses import dataclass
 
 from streams.core.events import Fate, Fault
@@ -32,8 +32,8 @@ class RetryPolicy:
         """
         if try_number >= self.max_tries:
             return None
-        chance = zlib.crc32(f"{job_id}.{run}.{try_number}".encode())
-        rung = try_number - 1 + (chance % 4 == 0)
+        chance = hashlib.sha256(f"{job_id}.{run}.{try_number}".encode()).digest()[0]
+        rung = try_number - 1 + (chance < 64)
         return self.delays_s[min(rung, len(self.delays_s) - 1)]
 
     @property

@@ -237,8 +237,10 @@ class StageState:
     def _on_acknowledged(self, ticket: Ticket) -> None:
         flight = self.flights.get(ticket)
         match flight:
-            case Flight(phase=Phase.PRODUCING | Phase.RETRYING):
+            case Flight(phase=Phase.PRODUCING):
                 self._here.finish(flight)
+            case Flight(phase=Phase.RETRYING):
+                self._here.finish_retried(flight)
             case Flight(phase=Phase.DEAD_LETTERING, fault=Fault() as fault):
                 if fault.ends_job and flight.run_of_job is not None:
                     self._here.end(flight, Ending("failed", fault.reason_code, fault.message))

@@ -66,6 +66,17 @@ def controls_config(settings: Settings, client_id: str) -> ClientConfig:
     )
 
 
+def tail_config(settings: Settings, client_id: str) -> ClientConfig:
+    """A reader of large topics: as `controls_config`, with room to catch up fast."""
+    roomy = {
+        "isolation.level": "read_committed",
+        "queued.min.messages": 5_000,
+        "queued.max.messages.kbytes": 8 * 1024,
+        "fetch.message.max.bytes": 1024 * 1024,
+    }
+    return controls_config(settings, client_id) | roomy | settings.kafka_extra
+
+
 def producer_config(settings: Settings, client_id: str) -> ClientConfig:
     """A producer whose acknowledgement means: on every in-sync replica, once, in order."""
     return (

@@ -1,4 +1,4 @@
-"""The whole pipeline on one machine: broker, topics, and a supervised worker for every stage."""
+"""The whole pipeline on one machine: broker, topics, supervised workers, the expirer."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class StackPlan:
     port: int | None = None
     workers: Mapping[str, int] = field(default_factory=dict)
     worker_argv: Sequence[str] = (sys.executable, "-m", "workers.main")  # the stage comes last
+    expirer_argv: Sequence[str] = (sys.executable, "-m", "streams.expirer")
 
     def num_workers(self, stage: str) -> int:
         """How many workers a stage gets: one, unless `workers` says otherwise."""
@@ -75,7 +76,7 @@ class LocalStack:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every worker takes records."""
+        """Whether every worker takes records, and the expirer watches."""
         return bool(self._workers) and all(worker.is_ready for worker in self._workers)
 
     def start(self, stop: threading.Event | None = None) -> None:
@@ -112,11 +113,11 @@ class LocalStack:
 
     def run(self, stop: threading.Event) -> None:
         """Look after everything until `stop` is set; raises as `step`."""
-        pids = self._pids()
+        pids = self.pids()
         while not stop.wait(_STEP_S):
             self.step()
-            if self._pids() != pids:
-                pids = self._pids()
+            if self.pids() != pids:
+                pids = self.pids()
                 self._write_file()
 
     def stop(self) -> None:
@@ -159,16 +160,17 @@ class LocalStack:
 
     def _start_workers(self, stop: threading.Event) -> None:
         self._broker_seen_s = time.monotonic()
-        environment = as_environment(self.settings)
+        environment, grace_s = as_environment(self.settings), self.settings.grace_ms / 1000
         for stage in worker_stages():
             for number in range(1, self.plan.num_workers(stage.name) + 1):
                 one = self.plan.num_workers(stage.name) == 1
                 name = stage.name if one else f"{stage.name}-{number}"
-                grace_s = self.settings.grace_ms / 1000
                 argv = [*self.plan.worker_argv, stage.name]
                 self._workers.append(
                     WorkerProcess(name, stage.group, argv, environment, self._logs, grace_s)
                 )
+        argv = [*self.plan.expirer_argv]
+        self._workers.append(WorkerProcess("expirer", None, argv, environment, self._logs, grace_s))
         said_s = time.monotonic()
         while not (self.is_ready or stop.wait(_STEP_S)):
             self.step()
@@ -202,9 +204,9 @@ class LocalStack:
 
         apply_topics(self.settings)
 
-    def _sign_off(self, group: str, pid: int | None) -> None:
+    def _sign_off(self, group: str | None, pid: int | None) -> None:
         """Let the dead worker's partitions go to others now."""
-        if pid is None or self.settings.group_protocol != "classic":
+        if group is None or pid is None or self.settings.group_protocol != "classic":
             return
         from streams.client.connection import Connection
         from streams.local.departed import leave_for
@@ -232,7 +234,8 @@ class LocalStack:
             if not 1 <= count <= most:
                 raise SettingsError(f"{stage}={count}: 1 to {most} workers share its partitions")
 
-    def _pids(self) -> dict[str, int]:
+    def pids(self) -> dict[str, int]:
+        """The process of each worker, by its name in the stack: the last one, dead or alive."""
         return {worker.name: worker.pid for worker in self._workers if worker.pid is not None}
 
     def _write_file(self) -> None:
@@ -245,7 +248,7 @@ class LocalStack:
             replication_factor=self.settings.replication_factor,
             model=str(self.settings.model),
             logs=str(self._logs),
-            workers=self._pids(),
+            workers=self.pids(),
         ).write(self._home)
 
 

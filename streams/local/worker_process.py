@@ -28,12 +28,12 @@ def python_environment(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 class WorkerProcess:
-    """A worker under supervision. `name` is for people, `group` is Kafka's."""
+    """A worker under supervision. `name` is for people, `group` Kafka's; None: it joins none."""
 
     def __init__(
         self,
         name: str,
-        group: str,
+        group: str | None,
         argv: Sequence[str | Path],
         settings: Mapping[str, object],
         folder: Path,
@@ -94,16 +94,16 @@ class WorkerProcess:
 
     def _died(self, now_s: float) -> str:
         ready_for_s = None if self._ready_since_s is None else now_s - self._ready_since_s
-        self._deaths = self._deaths.another(ready_for_s)
-        self._ready_since_s = None
         code = self._process.returncode
+        self._deaths = self._deaths.another(ready_for_s, by_signal=code is not None and code < 0)
+        self._ready_since_s = None
         verdict = self._deaths.verdict
         if code == WRONG_USE:
             raise SettingsError(self._last_line())
         if isinstance(verdict, GiveUp):
             tail = "\n  ".join(self._process.log_tail(15).splitlines())
             raise StartFailed(
-                f"{self.name} keeps dying ({self._deaths.never_ready_in_a_row} times, exit {code});"
+                f"{self.name} keeps dying ({self._deaths.num_unready} times, exit {code});"
                 f" the end of its log, {self.log_path}:\n  {tail}"
             )
         self._start_at_s = now_s + verdict.delay_s

@@ -2,22 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas.cloudevents import parse_headers
-from schemas.codec import Codec
 from schemas.records import (
     BlobRef,
     GenerationRequest,
-    JobEvent,
     StageControl,
     VideoDone,
     derive_job_id,
@@ -31,13 +28,18 @@ from streams.kafka.admin import apply_topics
 from streams.local.embedded import EmbeddedKafka
 from streams.settings import Settings
 from streams.topology import JOB_EVENTS, REQUESTS, STAGE_CONTROL, VIDEOS_DONE
+from tests.contract.client_rig import (
+    CODEC,
+    NOON,
+    NUM_PARTITIONS,
+    a_done,
+    an_event,
+    last_record,
+    produce,
+    run,
+)
 
 pytestmark = pytest.mark.kafka
-
-NUM_PARTITIONS = 6
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-CODEC = Codec()
-T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -50,48 +52,6 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def client(bootstrap: str, tmp_path: Path) -> Client:
     return Client(bootstrap, open_store((tmp_path / "blobs").as_uri()))
-
-
-def run(test: Callable[[], Awaitable[T]], client: Client, limit_s: float = 30.0) -> T:
-    async def within_limits() -> T:
-        async with asyncio.timeout(limit_s), client:
-            return await test()
-
-    return asyncio.run(within_limits())
-
-
-async def produce(bootstrap: str, topic: str, *records: Any) -> None:
-    """As the workers do: keyed by the job."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all")
-    await producer.start()
-    try:
-        for record in records:
-            value = record if isinstance(record, bytes) else CODEC.encode(record)
-            key = None if isinstance(record, bytes) else record.job_id.encode()
-            await producer.send_and_wait(topic, value, key=key)
-    finally:
-        await producer.stop()
-
-
-async def last_record(bootstrap: str, topic: str, partition: int) -> Any:
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        place = TopicPartition(topic, partition)
-        consumer.assign([place])
-        end = (await consumer.end_offsets([place]))[place]
-        consumer.seek(place, end - 1)
-        return await consumer.getone()
-    finally:
-        await consumer.stop()
-
-
-def an_event(job_id: str, stage: str, kind: str = "started", *, run: int = 1) -> JobEvent:
-    return JobEvent(job_id, run, "acme", stage, kind, NOON, "w")
-
-
-def a_done(job_id: str, status: Any = "completed", *, run: int = 1, **rest: Any) -> VideoDone:
-    return VideoDone(job_id, run, "acme", status, 0, NOON, NOON, **rest)
 
 
 def test_a_submitted_request_lies_in_its_own_partition_with_its_headers(
@@ -194,6 +154,26 @@ def test_watching_a_job_in_its_second_run_waits_for_that_run(
         return None
 
     assert run(watch, client) == a_done(job_id, run=2)
+
+
+def test_watching_a_job_that_was_just_redriven_waits_for_the_new_run(
+    client: Client, bootstrap: str
+) -> None:
+    job_id = new_job_id()
+
+    async def watch() -> list[Any]:
+        await produce(bootstrap, VIDEOS_DONE, a_done(job_id, "expired"))
+        await produce(bootstrap, REQUESTS, GenerationRequest(job_id, "acme", "x", NOON, run=2))
+        seen = []
+        async with aclosing(client.watch(job_id)) as events:
+            first = asyncio.ensure_future(anext(events))
+            await asyncio.wait({first}, timeout=2.0)
+            assert not first.done()  # run 1's ending is not the end
+            await produce(bootstrap, VIDEOS_DONE, a_done(job_id, run=2))
+            seen.append(await first)
+        return seen
+
+    assert run(watch, client) == [a_done(job_id, run=2)]
 
 
 def test_a_job_that_has_not_ended_is_not_got(client: Client, bootstrap: str) -> None:

@@ -31,6 +31,7 @@ def _running(broker: Any, home: Path, cache: Path) -> Iterator[Pipeline]:
         bootstrap=broker.bootstrap,
         group_protocol="consumer" if broker.speaks_kip848 else "classic",
         torch_threads=1,
+        retry_delays_s=(1, 2, 4),
     )
     with LocalStack(StackPlan(settings, cache=cache, broker=None), log.info) as stack:
         yield Pipeline(broker.bootstrap, stack.settings.blobs_uri, stack.settings)

@@ -193,12 +193,42 @@ def test_the_topics_are_as_they_must_be(shell: Shell, up: Up) -> None:
 
 
 def test_a_paused_stage_goes_on_when_it_is_resumed(shell: Shell, up: Up) -> None:
-    assert shell.reel("stages", "pause", "prompt").returncode == 0
+    assert shell.reel("stage", "pause", "prompt").returncode == 0
     job_id = shell.reel("submit", "a blue square", "--steps", "1").stdout.strip()
     run = shell.reel("get", job_id, "blue.mp4")
     assert (run.returncode, run.stderr) == (1, f"reel: not done yet: {job_id} is queued\n")
-    assert shell.reel("stages", "resume", "prompt").returncode == 0
+    assert shell.reel("stage", "resume", "prompt").returncode == 0
     assert shell.reel("watch", job_id).returncode == 0
+
+
+def test_a_job_that_expired_is_redriven_to_its_video(shell: Shell, up: Up) -> None:
+    late = shell.reel("submit", "a red circle", "--steps", "1", "--deadline", "0.001", "--wait")
+    job_id = late.stdout.strip()
+    assert late.returncode == 1
+    assert "expired after" in late.stderr
+    redrive = shell.reel("dlt", "redrive", job_id)
+    assert (redrive.returncode, redrive.stdout) == (0, f"{job_id}\tlocal\trun 2 begun\n")
+    watch = shell.reel("watch", job_id)
+    assert watch.stdout.splitlines()[-1].startswith("completed in ")
+    assert shell.reel("get", job_id, "redriven.mp4").returncode == 0
+    again = shell.reel("dlt", "redrive", job_id)
+    assert (again.returncode, again.stdout) == (
+        1,
+        f"{job_id}\tlocal\tleft alone: completed is final\n",
+    )
+
+
+def test_a_job_is_cancelled(shell: Shell, up: Up) -> None:
+    assert shell.reel("stage", "pause", "prompt").returncode == 0
+    job_id = shell.reel("submit", "a blue square", "--steps", "1").stdout.strip()
+    cancel = shell.reel("cancel", job_id)
+    assert (cancel.returncode, cancel.stderr) == (0, f"{job_id}: cancel of run 1 is on its way\n")
+    assert shell.reel("stage", "resume", "prompt").returncode == 0
+    watch = shell.reel("watch", job_id)
+    assert (watch.returncode, watch.stdout.splitlines()[-1].split()[0]) == (1, "cancelled")
+    assert (
+        shell.reel("cancel", job_id).stderr == f"reel: job {job_id} has ended already: cancelled\n"
+    )
 
 
 def test_a_killed_worker_is_started_again_and_said_so(shell: Shell, up: Up) -> None:

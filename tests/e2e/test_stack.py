@@ -94,7 +94,8 @@ def test_the_stack_file_tells_how_to_reach_it(stack: LocalStack, home: Path) -> 
     found = running_stack(home)
     assert found is not None
     assert (found.bootstrap, found.group_protocol) == (stack.settings.bootstrap, "classic")
-    assert found.workers.keys() == {"prompt", "sampler-1", "sampler-2", "decoder", "finisher"}
+    stages = {"prompt", "sampler-1", "sampler-2", "decoder", "finisher"}
+    assert found.workers.keys() == {*stages, "expirer"}
 
 
 @pytest.mark.usefixtures("stack")

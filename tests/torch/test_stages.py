@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 
+from schemas.codec import Codec
 from schemas.records import (
     CleanedPrompt,
     FramesDecoded,
@@ -25,12 +26,15 @@ from schemas.records import (
 )
 from streams.blobs import tensors
 from streams.blobs.base import BlobStore, open_store
+from streams.core.events import Ending
 from streams.core.tiers import DEFAULT_TIERS
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected, SettingsError
+from streams.topology import stage
 from tests.builders import CREATED_AT as NOW
 from workers.decoder.wan_vae import WanVae
 from workers.decoder.work import DecoderWork
+from workers.fenced import FencedWork
 from workers.finisher.work import FinisherWork
 from workers.models.card import read_card
 from workers.prompt.admit import AdmissionRules
@@ -283,6 +287,18 @@ def test_another_request_under_a_used_job_id_is_a_conflict_and_the_same_one_is_n
     with pytest.raises(InvalidRecord) as caught:
         stages.prompt.begin(Task(replace(wish, prompt="another"), 2, b"other"))
     assert caught.value.reason_code == "idempotency_conflict"
+
+
+def test_a_job_keeps_the_partition_of_its_first_delivery(stages: Stages) -> None:
+    """As after its tenant has moved to another tier."""
+    wish = a_wish(82)
+    stages.prompt.begin(Task(wish, 2, b"first"))
+    task = stages.prompt.begin(Task(wish, 5, b"first"))
+    assert task.partition == 2
+    assert stages.prompt.fetch(task).job.partition == 2
+    fenced = FencedWork(stages.prompt, stage("prompt"), stages.store, Codec(), lambda: NOW)
+    (output,) = fenced.end(Task(wish, 5, b"first"), Ending("failed", "oom", "too large"))
+    assert output.partition == Codec().decode(output.value, VideoDone).partition == 2
 
 
 def test_what_admission_refuses_is_rejected_before_anything_is_computed(stages: Stages) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from streams.core.events import (
     Acknowledged,
     Assigned,
     Command,
+    Commit,
+    CommitPoint,
+    Committed,
     Emitted,
     Event,
     Start,
+    Tick,
     Ticket,
 )
+from streams.core.offset_map import Crashes, OffsetMap, encode_offset_map
 from streams.core.stage import StageLimits, StageState
 from tests.builders import (
     P0,
@@ -28,18 +34,33 @@ LIMITS = StageLimits(
 )  # fmt: skip
 OUTPUTS = (an_output(),)
 T0, T1, T2 = a_ticket(0), a_ticket(1), a_ticket(2)
+ENTERED = Crashes(1, 0)
+"""The count of a record inside the engine, should the process die now."""
+
+
+class Turn:
+    """A tick whose asynchronous commit, if it asks for one, succeeds at once and is not shown."""
+
+
+TURN = Turn()
 
 
 class Stage:
     """A state with P0 assigned from offset 0; `at` says the time of what follows."""
 
-    def __init__(self, *events: Event, limits: StageLimits = LIMITS) -> None:
+    def __init__(self, *events: Event | Turn, limits: StageLimits = LIMITS) -> None:
         self.state, self.now_s = StageState(limits), 0.0
         self(Assigned({P0: a_start_offset()}), *events)
 
-    def __call__(self, *events: Event) -> list[Command]:
+    def __call__(self, *events: Event | Turn) -> list[Command]:
         """The commands of these events."""
-        return [command for event in events for command in self.state.handle(event, self.now_s)]
+        commands: list[Command] = []
+        for event in events:
+            if isinstance(event, Turn):
+                commands += self._turn()
+            else:
+                commands += self.state.handle(event, self.now_s)
+        return commands
 
     def at(self, now_s: float) -> Stage:
         """It is later now."""
@@ -51,9 +72,27 @@ class Stage:
         for ticket in tickets:
             self(Emitted(ticket, OUTPUTS), Acknowledged(ticket))
 
+    def _turn(self) -> list[Command]:
+        commands = self(Tick())
+        shown = [each for each in commands if not isinstance(each, Commit) or each.must_finish]
+        return shown if shown == commands else shown + self(Committed(True))
+
 
 def started(*offsets: int, **changes: Any) -> Start:
     """A batch of records as `a_delivery` makes them."""
     return Start(
         tuple((a_ticket(offset), a_delivery(offset, **changes).work) for offset in offsets)
     )
+
+
+def a_point(
+    offset: int, *finished: int, crashes: Mapping[int, Crashes] | None = None
+) -> CommitPoint:
+    """A commit that also says what is finished beyond the offset, and what has crashed."""
+    bits = sum(1 << (each - offset) for each in finished)
+    return CommitPoint(offset, encode_offset_map(OffsetMap(offset, bits, crashes or {})))
+
+
+def entered(offset: int, *offsets: int) -> CommitPoint:
+    """A commit of `offset` whose metadata marks these as inside the engine."""
+    return a_point(offset, crashes=dict.fromkeys(offsets, ENTERED))

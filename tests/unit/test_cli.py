@@ -5,49 +5,23 @@ import resource
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol
 
 import pytest
 
-from streams.cli import main
 from streams.local.processes import free_port
+from tests.command_line import Reel, command_line
 
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Ran:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class Reel(Protocol):
-    def __call__(self, *words: str, **settings: str) -> Ran: ...
 
 
 @pytest.fixture
 def reel(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Reel:
-    """Runs a command in this process, at home in an empty folder."""
-    for name in [name for name in os.environ if name.startswith("REEL_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("REEL_HOME", str(tmp_path / "home"))
-
-    def run(*words: str, **settings: str) -> Ran:
-        for name, text in settings.items():
-            monkeypatch.setenv(name, text)
-        monkeypatch.setattr(sys, "argv", ["reel", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert isinstance(ended.value.code, int)
-        return Ran(ended.value.code, *capsys.readouterr())
-
-    return run
+    """At home in an empty folder."""
+    return command_line(monkeypatch, capsys, tmp_path / "home")
 
 
 def test_help_names_every_command_and_comes_at_once() -> None:
@@ -57,7 +31,9 @@ def test_help_names_every_command_and_comes_at_once() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     took_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before_s
-    commands = "up demo submit watch get jobs subscribe topology topics models stages blobs"
+    commands = (
+        "up demo submit watch get jobs cancel subscribe topology topics models stage dlt blobs"
+    )
     for command in commands.split():
         assert f" {command} " in run.stdout
     assert took_s < 1.0  # CPU time: what else this machine does is not our concern
@@ -87,7 +63,18 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
         ("up --broker apache --brokers 2", "one or three"),
         ("up --broker embedded --bootstrap localhost:1", "give one of them"),
         ("demo ball --broker pulsar", "pulsar"),
-        ("stages pause painter", "no stage 'painter'"),
+        ("stage pause painter", "no stage 'painter'"),
+        ("cancel job --run 0", "--run"),
+        ("dlt show sampler/3", "want STAGE/PARTITION/OFFSET"),
+        ("dlt show painter/3/17", "want STAGE/PARTITION/OFFSET"),
+        ("dlt list --stage painter", "no stage 'painter' with dead letters"),
+        ("dlt list --since yesterday", "--since 'yesterday': want 30s"),
+        ("dlt redrive", "or --all"),
+        ("dlt redrive --since 1h --rate fast", "--rate 'fast': want jobs a second"),
+        ("dlt redrive job --all", "not both"),
+        ("dlt redrive sampler/3/17 --stage sampler", "not both"),
+        ("dlt redrive sampler/3/17 --tenant acme", "a letter knows its tenant"),
+        ("dlt redrive sampler/x/17", "want STAGE/PARTITION/OFFSET"),
     ],
 )
 def test_wrong_use_is_told_on_stderr_with_exit_code_2(words: str, said: str, reel: Reel) -> None:
@@ -105,7 +92,20 @@ def test_a_wrong_setting_is_one_line_that_names_it(reel: Reel) -> None:
     ]
 
 
-@pytest.mark.parametrize("words", ["jobs", "submit ball", "watch job", "get job file", "subscribe"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "jobs",
+        "submit ball",
+        "watch job",
+        "get job file",
+        "subscribe",
+        "cancel job",
+        "dlt list",
+        "dlt show sampler/3/17",
+        "dlt redrive --all",
+    ],
+)
 def test_no_broker_is_one_line_with_exit_code_1(words: str, reel: Reel) -> None:
     bootstrap = f"127.0.0.1:{free_port()}"
     run = reel(*words.split(), REEL_BOOTSTRAP=bootstrap)

@@ -1,5 +1,6 @@
 from streams.local.supervision import (
     LONGEST_DELAY_S,
+    MAX_DEATHS_BY_SIGNAL,
     MAX_UNREADY_DEATHS,
     SETTLED_S,
     Deaths,
@@ -31,6 +32,15 @@ def test_a_worker_that_was_settled_begins_with_the_shortest_delay_again() -> Non
 def test_a_worker_that_is_never_ready_is_given_up() -> None:
     assert isinstance(deaths(*[None] * (MAX_UNREADY_DEATHS - 1)).verdict, StartAgain)
     assert deaths(*[None] * MAX_UNREADY_DEATHS).verdict == GiveUp()
+
+
+def test_a_worker_that_signals_kill_is_given_up_much_later() -> None:
+    killed = Deaths()
+    for _ in range(MAX_DEATHS_BY_SIGNAL - 1):
+        killed = killed.another(None, by_signal=True)
+    assert killed.verdict == StartAgain(LONGEST_DELAY_S)
+    assert killed.another(None, by_signal=True).verdict == GiveUp()
+    assert killed.another(0.1, by_signal=True).num_unready == 0
 
 
 def test_having_been_ready_once_in_between_keeps_a_worker_from_being_given_up() -> None:
