@@ -84,6 +84,11 @@ class SimulatedEngine:
         self._is_computing = False
         self.events: list[Event] = []
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody waits for an answer."""
+        return bool(self._live or self._ending)
+
     # ---- from the loop
 
     def start(self, command: Start) -> None:

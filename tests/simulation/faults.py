@@ -18,6 +18,7 @@ from streams.core.events import (
 from streams.redrive import BeginRun, NothingToDo, SendAgain, claim_redrive, plan_redrive
 from tests.simulation.plan import FAULTS_END_S, NUM_PARTITIONS, STAGES, FaultPlan, JobPlan
 from tests.simulation.work import START, START_S, home, request_of, tenant_of
+from tests.simulation.worker import Process, Slot
 from tests.simulation.world import World
 
 LASTING = {
@@ -106,7 +107,7 @@ class Outside:
         if fault.kind in LASTING:
             world.begin_fault(fault.kind, fault.for_s, fault.number)
             return
-        slot = world.slot(fault.stage, fault.slot)
+        slot = self._slot_of(fault)
         process = slot.process
         match fault.kind:
             case "crash" if process is not None:
@@ -133,7 +134,7 @@ class Outside:
             case "shuffle":
                 world.groups[fault.stage].shuffle(fault.number)
             case "freeze" if process is not None:
-                self._freeze(fault)
+                self._freeze(process, fault)
             case "sick_device":
                 slot.device = ("silent", "outspoken")[fault.number]
                 world.later(fault.for_s, lambda: setattr(slot, "device", "well"))
@@ -149,11 +150,17 @@ class Outside:
             case _:
                 self._happen_to_a_record(fault)
 
-    def _freeze(self, fault: FaultPlan) -> None:
+    def _slot_of(self, fault: FaultPlan) -> Slot:
+        """Faults of a process prefer one that has work: there they hurt."""
+        if fault.kind in ("crash", "freeze", "sick_device", "stop"):
+            slots = [each for each in self._world.slots if each.process is not None]
+            if busy := [each for each in slots if each.process and each.process.engine.is_busy]:
+                return busy[(fault.slot + fault.number) % len(busy)]
+        return self._world.slot(fault.stage, fault.slot)
+
+    def _freeze(self, process: Process, fault: FaultPlan) -> None:
         """It stands still; if that lasts, its group goes on without it, and it knows nothing."""
         world = self._world
-        process = world.slot(fault.stage, fault.slot).process
-        assert process is not None
         until_s = world.now_s + fault.for_s
         if fault.number:
             process.stalled_until_s = until_s
@@ -164,7 +171,7 @@ class Outside:
             still_s = max(process.stalled_until_s, process.frozen_until_s)
             if not process.is_gone and still_s > world.now_s:
                 world.counts["zombies"] += 1
-                world.groups[fault.stage].leave(process.name)
+                world.groups[process.stage.name].leave(process.name)
 
         world.later(3.0, expire)
 

@@ -89,7 +89,7 @@ KINDS: dict[str, tuple[int, float, Callable[[random.Random], int]]] = {
     "join": (3, 0.0, lambda r: 0),
     "leave": (2, 0.0, lambda r: 0),
     "shuffle": (5, 0.0, lambda r: 1 + r.randrange(2)),  # partitions move, nobody comes or goes
-    "freeze": (6, 9.0, lambda r: r.randrange(2)),  # SIGSTOP; 1: only the loop stands still
+    "freeze": (12, 10.0, lambda r: r.randrange(2)),  # SIGSTOP; 1: only the loop stands still
     "store_away": (4, 5.0, lambda r: 0),
     "store_slow": (2, 5.0, lambda r: 0),
     "lost_answers": (5, 8.0, lambda r: 30),  # percent of the creates
@@ -123,8 +123,8 @@ def make_plan(seed: int) -> Plan:
     return Plan(
         seed=seed,
         is_incremental=rng.random() < 0.6,
-        num_workers=tuple(rng.choice((1, 1, 2, 2, 3)) for _ in STAGES),
-        longest_compute_s=rng.choice((0.5, 0.5, 0.5, 6.0)),
+        num_workers=tuple(rng.choice((1, 2, 2, 3)) for _ in STAGES),
+        longest_compute_s=rng.choice((0.5, 0.5, 6.0)),
         limits=_limits(rng),
         jobs=tuple(_job(rng, number) for number in range(1, rng.randint(4, 9))),
         faults=tuple(sorted((_fault(rng) for _ in range(num_faults)), key=lambda each: each.at_s)),
@@ -176,7 +176,7 @@ def _fault(rng: random.Random) -> FaultPlan:
     kind = rng.choices(list(KINDS), [weight for weight, _, _ in KINDS.values()])[0]
     _, longest_s, number = KINDS[kind]
     return FaultPlan(
-        at_s=rng.uniform(0.2, FAULTS_END_S - 1.0),
+        at_s=rng.choice((rng.uniform(0.2, 10.0), rng.uniform(0.2, FAULTS_END_S - 1.0))),
         kind=kind,
         stage=rng.choice(STAGES),
         slot=rng.randrange(3),

@@ -28,6 +28,7 @@ class Memory:
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
         self.fences: dict[str, bytes] = {}
+        self.num_lost = 0  # creates that found another's fence
         self.harmed: set[str] = set()  # keys of blobs that were lost or corrupted, ever
 
 
@@ -78,6 +79,7 @@ class MemoryStore:
         check_fence_body(key, body)
         self._before("create", check_key(key))
         standing = self._memory.fences.setdefault(key, body)
+        self._memory.num_lost += standing != body and "/result." in key
         self._after("create", key)
         return standing
 

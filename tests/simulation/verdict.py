@@ -39,6 +39,7 @@ def simulate(plan: Plan, tell: Callable[[str], None] | None = None) -> Result:
         check_end(world, outside)
     except Violation as found:
         violation = found
+    world.counts["results that lost to another's"] += world.memory.num_lost
     world.counts["worked"] += sum(world.judge.num_worked.values())
     return Result(world.counts, violation, world.judge.num_handled, world.now_s - START_S)
 
