@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-core bench-footprint kill-demo lock clean
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint kill-demo lock clean simulate replay shrink mutants
 
 help:
 	@echo 'make demo             one video from a prompt, on this machine:  make demo PROMPT="a red circle moving right"'
@@ -18,6 +18,9 @@ help:
 	@echo 'make bench            bench-core (pure core) and bench-footprint (memory, start-up), held against their goals'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
+	@echo 'make simulate         seeded schedules of faults on an in-memory log:  make simulate N=5000 [SEED=1]'
+	@echo 'make replay SEED=7    one of them with its trace;  make shrink SEED=7  finds the smallest part that fails alike'
+	@echo 'make mutants          plants bugs in copies of the tree; each must be caught'
 	@echo 'make lock             resolves .ci/constraints.txt anew after a change of pyproject.toml (UPGRADE=1: newest versions)'
 	@echo 'make clean            removes .venv and caches'
 	@echo
@@ -60,6 +63,18 @@ bench-core: $(STAMP)
 
 bench-footprint: $(STAMP)
 	$(BIN)/python -m tests.bench.footprint
+
+N ?= 5000
+SEED ?= 1
+
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation run $(N) --seed $(SEED)
+
+replay shrink: $(STAMP)
+	@$(BIN)/python -m tests.simulation $@ $(SEED)
+
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants
 
 # Neither file holds an address: any index that serves the same files will do.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -18,6 +18,7 @@ from tests.simulation.plan import RETRY
 from tests.simulation.work import home
 
 RunOfJob = tuple[str, int]
+Rank = tuple[int, int, int]  # run, try, crashes
 
 
 class Known(NamedTuple):
@@ -30,6 +31,11 @@ class Known(NamedTuple):
     value: bytes | None
     due_s: float
     deadline_s: float
+
+    @property
+    def rank(self) -> Rank:
+        """How the copies of a job order."""
+        return self.run, self.try_number, self.crashes.num
 
 
 class DeadLettered(NamedTuple):
@@ -64,7 +70,7 @@ class Evidence:
         self.dead: list[DeadLettered] = []
         self.num_emitted: dict[tuple[str, str, int], set[bytes]] = defaultdict(set)
         self._next: set[tuple[str, str, int]] = set()
-        self._ranks: dict[tuple[str, str], tuple[int, int]] = {}
+        self._ranks: dict[tuple[str, str], Rank] = {}
         self._at_home: set[RunOfJob] = set()
         self._copied: set[tuple[TopicPartition, int]] = set()
         self._buried: dict[tuple[TopicPartition, int], bool] = {}
@@ -110,7 +116,7 @@ class Evidence:
         )  # fmt: skip
         if job_id is None:
             return
-        rank = job.run, origin.try_number
+        rank = self.known[at][entry.offset].rank
         key = stage.name, job_id
         self._ranks[key] = max(rank, self._ranks.get(key, rank))
         if at.partition == home(job_id):
@@ -134,8 +140,8 @@ class Evidence:
         """The run of that record cannot be given an outcome: its dead letter is all there is."""
         self._unending.add((partition, offset))
 
-    def highest(self, stage: str, job_id: str) -> tuple[int, int]:
-        """The highest (run, try) of a job on the stage's topics."""
+    def highest(self, stage: str, job_id: str) -> Rank:
+        """The highest copy of a job on the stage's topics."""
         return self._ranks[stage, job_id]
 
     def was_buried(self, job_id: str, run: int) -> bool:
@@ -164,7 +170,7 @@ class Evidence:
         run_of_job = record.job_id, record.run
         if (stage, *run_of_job) in self._next or run_of_job in self.done:
             return True
-        if self._ranks[stage, record.job_id] > (record.run, record.try_number):
+        if self._ranks[stage, record.job_id] > record.rank:
             return True
         return (
             stage == "prompt"

@@ -172,7 +172,7 @@ def _check_conflicts(world: World) -> None:
             is_buried = (*at, offset) in buried
             # A lower copy is finished unworked while a higher one is there (DESIGN 4.7); that the
             # lower is another's request is not looked at then.
-            is_outranked = world.judge.evidence.highest("prompt", known.job_id) > (1, 1)
+            is_outranked = world.judge.evidence.highest("prompt", known.job_id) > (1, 1, 0)
             world.counts["conflicts finished unworked"] += is_loser and not is_buried
             if is_buried != is_loser and not (is_loser and is_outranked):
                 raise Violation("conflict", f"{at}@{offset}: loser {is_loser}", known.job_id)
@@ -189,7 +189,10 @@ def _check_subscriber(world: World) -> None:
     world.counts["repeated endings"] += len(entries)
     for entry in sorted(entries, key=lambda each: each.timestamp_ms):
         done = world.codec.decode(entry.value, VideoDone)
-        if endings.meet((done.tenant_id, done.job_id), done.run, entry.timestamp_ms / 1000):
+        job_of_tenant = done.tenant_id, done.job_id
+        is_news = endings.is_news(job_of_tenant, done.run)
+        endings.note(job_of_tenant, done.run, entry.timestamp_ms / 1000)
+        if is_news:
             heard[done.job_id] = done
             world.counts["repeated endings"] -= 1
     for job in world.plan.jobs:
