@@ -34,6 +34,19 @@ def test_failures_take_their_fates_and_good_jobs_are_not_disturbed(scene: Scene)
     }
 
 
+def test_ten_bad_jobs_in_a_row_make_a_worker_probe_itself_and_stop_nobody(scene: Scene) -> None:
+    probes = scene.count_in_logs("probed")
+    bad = [f"bad.decoder.row-{number}" for number in range(10)]
+    scene.submit(bad)
+    scene.wait_for(*bad)
+    scene.submit(["good.after-ten"])
+    scene.wait_for("good.after-ten")
+    assert {scene.ended(job_id) for job_id in bad} == {("failed", "bad_shape")}
+    assert [len(scene.dead[job_id]) for job_id in bad] == 10 * [1]
+    assert scene.ended("good.after-ten") == ("completed", None)
+    assert scene.count_in_logs("probed") > probes
+
+
 def test_killers_end_as_dead_letters_and_their_neighbours_complete(scene: Scene) -> None:
     killers = {"sampler": "sigkill", "decoder": "segfault"}
     if acts.can_limit_memory():  # else the kernel cannot be made to kill here
