@@ -129,6 +129,8 @@ class WorkerWatch:
                 log.info("host well")
             case Probed(is_ok):
                 self._metrics.probed(is_ok)
+                if is_ok:
+                    self._health.done(_HOST)
                 log.log(
                     logging.INFO if is_ok else logging.WARNING, "probed", extra={"is_ok": is_ok}
                 )
@@ -157,6 +159,7 @@ class WorkerWatch:
             case Offload(ticket, work):
                 log.warning("dead letter too large for its topic", extra=_about(ticket, work))
             case Probe():
+                self._health.missing.add(_HOST)
                 log.warning("failures in a row: probing")
             case Commit(_, must_finish) if must_finish:
                 self._metrics.committed(True)
