@@ -370,7 +370,9 @@ class StageState:
 
     def _on_draining(self) -> None:
         assert self._drain_until_s is not None
-        if self.flights and self._here.now_s < self._drain_until_s:
+        # Nobody probes any more: what would wait for that goes back to the log.
+        is_busy = any(each.phase is not Phase.JUDGED for each in self.flights.values())
+        if is_busy and self._here.now_s < self._drain_until_s:
             return
         partitions = tuple(self.ours.trackers)
         self._hand_back(partitions)

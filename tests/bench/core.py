@@ -27,8 +27,9 @@ from streams.core.events import (
     StartOffset,
     Tick,
 )
+from streams.core.limits import StageLimits
 from streams.core.offsets import OffsetTracker
-from streams.core.stage import StageLimits, StageState
+from streams.core.stage import StageState
 from streams.engine import Task
 from streams.intake import Intake
 from tests.bench.goals import Goals, print_table

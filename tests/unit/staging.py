@@ -18,8 +18,9 @@ from streams.core.events import (
     Tick,
     Ticket,
 )
+from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes, OffsetMap, encode_offset_map
-from streams.core.stage import StageLimits, StageState
+from streams.core.stage import StageState
 from tests.builders import (
     P0,
     a_delivery,

@@ -1,0 +1,69 @@
+"""Batches, case by case."""
+
+from __future__ import annotations
+
+from streams.core.batches import Batch, Batches
+
+
+def some_batches(max_batches: int = 2) -> Batches[str]:
+    return Batches(max_size=2, max_age_s=1.0, max_batches=max_batches)
+
+
+def test_no_more_batches_enter_than_the_engine_takes() -> None:
+    batches = some_batches(max_batches=1)
+    for item in "abc":
+        batches.add("k", item, 0.0)
+    assert batches.take(0.0) == Batch(1, ("a", "b"), is_alone=False)
+    assert batches.take(9.0) is None
+    batches.leave(1)
+    assert batches.take(9.0) is None, "one of them is still in it"
+    batches.leave(1)
+    assert batches.take(9.0) == Batch(2, ("c",), is_alone=False)
+
+
+def test_nothing_enters_where_nothing_waits() -> None:
+    batches = some_batches()
+    assert (batches.take(0.0), batches.num_waiting, batches.next_due_s()) == (None, 0, None)
+
+
+def test_a_suspect_waits_until_the_engine_is_empty_and_nothing_passes_it() -> None:
+    batches = some_batches()
+    batches.add("k", "a", 0.0)
+    batches.take(0.0)
+    batches.add_suspect("s")
+    batches.add("k", "b", 0.0)
+    assert (batches.take(9.0), batches.num_waiting, batches.next_due_s()) == (None, 2, 0.0)
+    batches.leave(1)
+    assert batches.take(9.0) == Batch(2, ("s",), is_alone=True)
+
+
+def test_suspects_and_batches_take_turns() -> None:
+    batches, order = some_batches(), []
+    for item in ("s", "t"):
+        batches.add_suspect(item)
+    for item in ("a", "b", "c"):
+        batches.add("k", item, 0.0)
+    while batch := batches.take(9.0):
+        order.append(batch.items)
+        for _ in batch.items:
+            batches.leave(batch.number)
+    assert order == [("s",), ("a", "b"), ("t",), ("c",)]
+
+
+def test_a_suspect_goes_out_of_turn_where_nothing_else_waits() -> None:
+    batches = some_batches()
+    batches.add_suspect("s")
+    batches.add_suspect("t")
+    batches.take(0.0)
+    batches.leave(1)
+    assert batches.take(0.0) == Batch(2, ("t",), is_alone=True)
+
+
+def test_waiting_items_can_be_dropped_suspects_too() -> None:
+    batches = some_batches()
+    batches.add("k", "a", 0.0)
+    batches.add("k", "b", 0.0)
+    batches.add_suspect("s")
+    batches.add_suspect("t")
+    assert batches.drop({"a", "s", "x"}.__contains__) == ("a", "s")
+    assert batches.num_waiting == 2
