@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 from schemas.codec import Codec, UndecodableRecord
-from schemas.records import GenerationRequest
+from schemas.records import GenerationRequest, Job
+from streams.blobs.base import OUR_FOLDERS
 from streams.core.events import Delivered, Fate, Fault, TopicPartition, Work
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
@@ -51,14 +52,8 @@ class Intake:
         )  # fmt: skip
         job = record if isinstance(record, GenerationRequest) else record.job
         deadline_s = None if job.deadline is None else job.deadline.timestamp()
-        for name, value in (("tenant_id", job.tenant_id), ("job_id", job.job_id)):
-            if not ID.fullmatch(value):  # it names blobs: nothing can be written for such a job
-                text = f"{name}: want 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot"
-                fault = Fault(Fate.DEAD_LETTER, f"invalid_{name}", text, ends_job=False)
-                return Delivered(partition, raw.offset, Work(None, 1, None, None, task), fault)
-        if job.run < 1:
-            fault = Fault(Fate.DEAD_LETTER, "invalid_run", "runs count from 1", ends_job=False)
-            return Delivered(partition, raw.offset, Work(None, 1, None, None, task), fault)
+        if (bad := _identity_fault(job)) is not None:
+            return Delivered(partition, raw.offset, Work(None, 1, None, None, task), bad)
         try:
             key, verdict = self._batch_key(task), None
         except Rejected:
@@ -77,3 +72,17 @@ class Intake:
             None if delay_s is None else raw.timestamp_ms / 1000 + delay_s,
         )
         return Delivered(partition, raw.offset, work, verdict)
+
+
+def _identity_fault(job: GenerationRequest | Job) -> Fault | None:
+    """Why nothing can be written for such a job: its names and its run name fences and blobs."""
+    for name, value in (("tenant_id", job.tenant_id), ("job_id", job.job_id)):
+        if not ID.fullmatch(value):
+            text = f"{name}: want 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot"
+            return Fault(Fate.DEAD_LETTER, f"invalid_{name}", text, ends_job=False)
+    if job.tenant_id in OUR_FOLDERS:
+        text = f"tenant_id: {job.tenant_id} is a folder of our own in the object store"
+        return Fault(Fate.DEAD_LETTER, "invalid_tenant_id", text, ends_job=False)
+    if job.run < 1:
+        return Fault(Fate.DEAD_LETTER, "invalid_run", "runs count from 1", ends_job=False)
+    return None

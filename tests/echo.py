@@ -26,6 +26,7 @@ from schemas.records import (
 )
 from streams.blobs.base import BlobStore
 from streams.engine import Task
+from streams.errors import PipelineError
 from streams.settings import Settings
 from streams.topology import Stage
 from tests.acts import act
@@ -66,7 +67,7 @@ class EchoWork:
         self._num_acts[job_id] += 1
         try:
             act(self.stage, job_id, self._num_acts[job_id] - 1)
-        except Exception as error:  # this row's failure
+        except (PipelineError, ArithmeticError) as error:  # this row's failure
             return error
         return record
 

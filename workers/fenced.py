@@ -22,7 +22,7 @@ from schemas.records import (
     StageTiming,
     VideoDone,
 )
-from streams.blobs.base import BlobStore
+from streams.blobs.base import DEAD_LETTERS, PROBES, BlobStore
 from streams.blobs.fences import Fences
 from streams.blobs.named import blobs_of
 from streams.core.events import Ending, Headers, Output
@@ -127,13 +127,13 @@ class FencedWork:
 
     def probe(self) -> None:
         """Put something into the store, get it back, and work a job that is known to be good."""
-        probe = self._store.put(f"reel-probe/{self.stage.name}", [os.urandom(64)], "text/plain")
+        probe = self._store.put(f"{PROBES}/{self.stage.name}", [os.urandom(64)], "text/plain")
         self._store.read(probe, max_bytes=64)
         self.work.probe()
 
     def offload(self, task: Task) -> Headers:
         """Store an original that fits no topic; the dead letter's headers that say where it is."""
-        prefix = f"dead-letters/{self.stage.name}/{task.partition}"
+        prefix = f"{DEAD_LETTERS}/{self.stage.name}/{task.partition}"
         ref = self._store.put(prefix, [pack_original(task)], ORIGINAL_MEDIA_TYPE)
         return tuple(
             (f"{DLT_PREFIX}blob-{name}", text.encode())

@@ -16,23 +16,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from schemas.codec import Codec, SchemaIds
-from schemas.records import GenerationRequest
 from streams.blobs.base import BlobStore, open_store
 from streams.clock import AnchoredClock
 from streams.core.limits import StageLimits
 from streams.core.retry import RetryPolicy
 from streams.core.stage import StageState
-from streams.core.tiers import partition_of_job, tier_of
-from streams.errors import FatalError, PipelineError, Rejected, SettingsError
+from streams.errors import FatalError, PipelineError, SettingsError
 from streams.intake import Intake
 from streams.letters import StageLetters
 from streams.monitor.health import Health
 from streams.monitor.logs import configure_logs
 from streams.monitor.metrics import WorkerMetrics
 from streams.monitor.watch import WorkerWatch
+from streams.placement import home_partition
 from streams.runner import StageRunner
 from streams.settings import Settings, read_settings
 from streams.topology import Stage, worker_stages
@@ -148,7 +148,7 @@ class Worker:
         health.start()
         log.info("listening", extra={"metrics_port": health.port})
         work = self._build(self.stage, settings, self.store)
-        place = self._place if self.stage.name == "prompt" else None
+        place = partial(home_partition, settings=settings) if self.stage.name == "prompt" else None
         fenced = FencedWork(work, self.stage, self.store, self.codec, _now, place)
         engine = MicroBatchEngine(
             fenced, self.name, settings.io_threads, self.metrics.held, self.metrics.stage_seconds
@@ -204,18 +204,6 @@ class Worker:
         )
         self.stop.drain = runner.drain
         return runner
-
-    def _place(self, request: GenerationRequest) -> int:
-        """The partition of a request: its tenant's tier decides, not what the request says."""
-        settings, tenant_id = self.settings, request.tenant_id
-        tier = tier_of(tenant_id, request.tier, settings.tenants, settings.default_tier)
-        if tier is None:
-            raise Rejected(f"no such tenant: {tenant_id}", reason_code="unknown_tenant")
-        if tier not in settings.tiers:
-            raise Rejected(f"no such tier: {tier[:128]}", reason_code="unknown_tier")
-        return partition_of_job(
-            tier, tenant_id, request.job_id, settings.partitions, settings.tiers
-        )
 
 
 def _rules(settings: Settings) -> AdmissionRules:

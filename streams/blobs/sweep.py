@@ -21,17 +21,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from itertools import groupby
-from typing import Final
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import Record, VideoDone
 from streams import topology
-from streams.blobs.base import BlobStore, Found, check_ref
+from streams.blobs.base import DEAD_LETTERS, PROBES, BlobStore, Found, check_ref
 from streams.blobs.named import blobs_of
 from streams.errors import BlobCorrupt, InvalidRecord
-
-DEAD_LETTERS: Final = "dead-letters"
-PROBES: Final = "reel-probe"
 
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 _NUMBER = r"[1-9][0-9]{0,8}"

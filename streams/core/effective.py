@@ -38,6 +38,12 @@ class EffectiveEndings:
         known, _ = self._latest.pop(job, (0, 0.0))
         self._latest[job] = (max(known, run), self._newest_s)
 
+    def meet(self, job: tuple[str, str], run: int, at_s: float) -> bool:
+        """`note` it; whether it was news."""
+        was_news = self.is_news(job, run)
+        self.note(job, run, at_s)
+        return was_news
+
     def forget(self, before_s: float) -> None:
         """Drop the jobs that were last noted before `before_s`."""
         while self._latest:

@@ -12,6 +12,7 @@ import pytest
 
 from streams.local.stack import LocalStack, StackPlan
 from streams.settings import Settings
+from tests.e2e.scene import Scene, open_scene
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,13 @@ def embedded_pipeline(
     yield from _running(
         embedded_kafka, tmp_path_factory.mktemp("embedded-stack"), tmp_path_factory.getbasetemp()
     )
+
+
+@pytest.fixture(scope="session")
+def scene(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Echo workers on servers of their own: tests here kill, stop and start them."""
+    with open_scene(tmp_path_factory.mktemp("scene"), kafka_home) as scene:
+        yield scene
 
 
 @pytest.fixture

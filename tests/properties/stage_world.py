@@ -1,21 +1,21 @@
 """A naive world around a `StageState`: a log, a group, an engine and a producer that obey it.
 
 The world performs each command and holds it against what it knows by itself: which records it
-delivered, which it has seen through (`settled`), what is committed. It never asks the state for
-any of that.
+delivered, which it has seen through (`settled`), what is committed, how often a process died with
+a record inside its engine. Of the state it asks only which records it has let go of.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from streams.core.events import (
     Acknowledged,
     Assigned,
     Command,
     Commit,
+    CommitPoint,
     Committed,
     DeadLetter,
     Delivered,
@@ -24,17 +24,23 @@ from streams.core.events import (
     Emitted,
     End,
     Ended,
-    Ending,
     Event,
     Failed,
     Fault,
+    HostSick,
+    HostWell,
     JobCancelled,
     Lost,
     NotAcknowledged,
     NotEnded,
+    Offload,
+    Offloaded,
     Pause,
+    Probe,
+    Probed,
     Produce,
     Resume,
+    Retry,
     Revoked,
     StagePaused,
     Start,
@@ -44,63 +50,58 @@ from streams.core.events import (
     TopicPartition,
     Work,
 )
-from streams.core.flight import Phase, RunOfJob
-from streams.core.stage import StageLimits, StageState
+from streams.core.flight import RunOfJob
+from streams.core.limits import StageLimits
+from streams.core.offset_map import decode_offset_map
+from streams.core.stage import StageState
 from tests.builders import a_fault, an_output
+from tests.properties.stage_log import LIMITS, Assignment, Log
+from tests.properties.stage_rules import (
+    check_blame,
+    check_copy,
+    check_handed_back,
+    check_map,
+    check_marked,
+    crashes_of,
+    is_outranked,
+    snapshot,
+)
 
-LIMITS = StageLimits(
-    window_high=4, window_low=1, batch_max=2, batch_age_s=1.0, max_batches=2,
-    commit_interval_s=1.0, drain_s=5.0,
-)  # fmt: skip
-PARTITIONS = tuple(TopicPartition("requests", number) for number in range(4))
-
-Verdict = Fault | Ending | None
-
-
-@dataclass(slots=True)
-class Assignment:
-    """A partition while it is ours, as the world remembers it."""
-
-    epoch: int
-    start_offset: int
-    position: int  # of the next record to deliver, in offsets
-    delivered: set[int] = field(default_factory=set)
-    settled: set[int] = field(default_factory=set)  # may be finished: the log has the proof
-    committed: int = -1
-
-    def highest_commit(self) -> int:
-        """The largest offset that a commit may name."""
-        unsettled = self.delivered - self.settled
-        if unsettled:
-            return min(unsettled)
-        return max(self.delivered, default=self.start_offset - 1) + 1
+Write = Produce | DeadLetter | Retry | Offload
 
 
 class World:
     """Everything that a `StageState` talks to; `dispatch` is the loop's."""
 
     def __init__(self, limits: StageLimits = LIMITS) -> None:
-        self.limits, self.state = limits, StageState(limits)
+        self.limits = limits
         self.now_s = 100.0
-        self.log: dict[TopicPartition, dict[int, tuple[Work, Verdict]]] = {
-            each: {} for each in PARTITIONS
-        }
-        self.end: dict[TopicPartition, int] = dict.fromkeys(PARTITIONS, 0)
+        self.log = Log()
+        self.committed: dict[TopicPartition, CommitPoint] = {}  # the group's, on the broker
+        self.cancelled: set[RunOfJob] = set()
+        self.num_crashes = self.num_retried = self.num_skipped = 0
+        self.boot()
+
+    def boot(self) -> None:
+        """A new process: it knows nothing but what is on the log and the broker."""
+        self.state = StageState(self.limits)
         self.ours: dict[TopicPartition, Assignment] = {}
-        self.epochs: dict[TopicPartition, int] = {}
-        self.committed: dict[TopicPartition, int] = {}  # the group's, on the broker
         self.paused: set[TopicPartition] = set()
         self.batches: list[set[Ticket]] = []  # still at work
         self.working: dict[Ticket, Work] = {}
+        self.alone: Ticket | None = None  # a suspect is at work
         self.ending: dict[Ticket, End] = {}
         self.abandoned: list[Ticket] = []  # dropped in the engine: may answer late
+        self.last_epoch = 0
         self.tickets: list[Ticket] = []  # of every record that was delivered
-        self.producing: dict[Ticket, Produce | DeadLetter] = {}
+        self.writing: dict[Ticket, Write] = {}
+        self.refused: dict[Ticket, float] = {}  # and when; to be asked again
         self.dead_lettered: set[Ticket] = set()
-        self.committing: list[tuple[dict[TopicPartition, int], dict[TopicPartition, int]]] = []
-        self.cancelled: set[RunOfJob] = set()
-        self.is_stage_paused = False
+        self.committing: list[tuple[dict[TopicPartition, CommitPoint], dict[str, int]]] = []
+        self.is_probing = self.is_probe_bad = self.is_sick = self.is_stage_paused = False
         self.drain_until_s: float | None = None
+        for run_of_job in sorted(self.cancelled):  # the control topic is read to its end first
+            self.state.handle(JobCancelled(*run_of_job, self.now_s), self.now_s)
 
     # ---- the loop
 
@@ -113,18 +114,9 @@ class World:
 
     def dispatch_stale(self, event: Event) -> None:
         """An event that must change nothing."""
-        before = self.snapshot()
+        before = snapshot(self.state)
         assert self.state.handle(event, self.now_s) == []
-        assert self.snapshot() == before
-
-    def snapshot(self) -> str:
-        """All that a stale event might change."""
-        state = self.state
-        trackers = {
-            each: (t.assignment_epoch, t.commit_offset, t.next_offset, t.num_unfinished)
-            for each, t in state.trackers.items()
-        }
-        return repr((trackers, state.flights, state.num_waiting, state.stopped))
+        assert snapshot(self.state) == before
 
     def perform(self, command: Command) -> None:
         """Carry out a command; an unlawful one is an AssertionError."""
@@ -135,15 +127,19 @@ class World:
                 self.check_lawful(ticket, work)
                 assert ticket not in self.working
                 assert ticket not in self.ending
+                self.check_asked_again_in_time(ticket)
                 self.ending[ticket] = command
             case Drop(tickets):
                 self.drop(tickets)
-            case Produce(ticket) | DeadLetter(ticket):
+            case Produce(ticket) | DeadLetter(ticket) | Retry(ticket) | Offload(ticket):
                 assert self.is_current(ticket)
-                assert ticket not in self.producing, "one answer for one question"
-                self.producing[ticket] = command
-            case Commit(offsets, must_finish):
-                self.commit(dict(offsets), must_finish)
+                assert ticket not in self.writing, "one answer for one question"
+                assert ticket not in self.working
+                self.check_asked_again_in_time(ticket)
+                check_copy(self, command)
+                self.writing[ticket] = command
+            case Commit(points, must_finish):
+                self.commit(dict(points), must_finish)
             case Pause(partitions):
                 assert self.ours.keys() >= set(partitions)
                 self.paused.update(partitions)
@@ -151,7 +147,11 @@ class World:
                 assert self.ours.keys() >= set(partitions)
                 assert self.drain_until_s is None
                 assert not self.is_stage_paused
+                assert not self.is_holding, "a host that holds takes nothing in"
                 self.paused.difference_update(partitions)
+            case Probe():
+                assert not self.is_probing, "one probe at a time"
+                self.is_probing = True
             case _:
                 raise AssertionError(f"nobody asked for {command}")
 
@@ -160,18 +160,32 @@ class World:
         assert self.is_current(ticket)
         assignment = self.ours[ticket.partition]
         assert ticket.offset in assignment.delivered - assignment.settled
-        assert self.log[ticket.partition][ticket.offset][0] is work
+        own = self.log.records[ticket.partition][ticket.offset][0]
+        assert work == replace(own, crashes=work.crashes)
+
+    def check_asked_again_in_time(self, ticket: Ticket) -> None:
+        """What was refused is asked again after a while, not at once."""
+        refused_s = self.refused.pop(ticket, None)
+        assert refused_s is None or self.now_s >= refused_s + self.limits.ask_again_s
 
     def start(self, batch: tuple[tuple[Ticket, Work], ...]) -> None:
         assert not self.is_stage_paused
+        assert not self.is_holding
         assert self.drain_until_s is None
         assert 1 <= len(batch) <= self.limits.batch_max
         assert len({work.batch_key for _, work in batch}) == 1, "a batch holds one key"
+        assert self.alone is None, "something runs alone"
         for ticket, work in batch:
             self.check_lawful(ticket, work)
             assert ticket not in self.working
             assert ticket not in self.ending
             assert (work.job_id, work.run) not in self.cancelled
+            assert work.due_s is None or work.due_s <= self.now_s, "before it is due"
+            check_marked(self, ticket)
+            if crashes_of(self, ticket).num >= 2:
+                assert not self.working, "a suspect runs alone"
+                assert len(batch) == 1
+                self.alone = ticket
             self.working[ticket] = work
         self.batches.append({ticket for ticket, _ in batch})
         assert len(self.batches) <= self.limits.max_batches
@@ -183,88 +197,137 @@ class World:
             self.leave_batch(ticket)
 
     def leave_batch(self, ticket: Ticket) -> None:
+        if self.alone == ticket:
+            self.alone = None
         for batch in self.batches:
             batch.discard(ticket)
         self.batches = [batch for batch in self.batches if batch]
 
-    def commit(self, offsets: dict[TopicPartition, int], must_finish: bool) -> None:
-        assert offsets, "an empty commit means the current positions"
-        for partition, offset in offsets.items():
+    # ---- commits
+
+    def commit(self, points: dict[TopicPartition, CommitPoint], must_finish: bool) -> None:
+        assert points, "an empty commit means the current positions"
+        num_marked = 0
+        for partition, point in points.items():
             assignment = self.ours[partition]
-            assert offset <= assignment.highest_commit(), "committed past an unfinished record"
-            assert offset >= assignment.committed, "a commit went back"
-            assignment.committed = offset
+            assert point.offset <= assignment.highest_commit(), "committed past an unfinished one"
+            assert point.offset >= assignment.committed, "a commit went back"
+            assignment.committed = point.offset
+            num_marked += check_map(self, partition, decode_offset_map(*point), must_finish)
+        assert num_marked <= self.limits.max_batches * self.limits.batch_max
         if must_finish:
-            self.committed |= offsets
+            self.committed |= points
         else:
             assert not self.committing, "one asynchronous commit at a time"
-            self.committing.append((offsets, {each: self.ours[each].epoch for each in offsets}))
+            epochs = {each.topic + str(each.partition): self.ours[each].epoch for each in points}
+            self.committing.append((points, epochs))
+
+    def answer_commit(self, is_ok: bool) -> None:
+        """The broker has taken the asynchronous commit, or not."""
+        points, epochs = self.committing.pop()
+        for partition, point in points.items():
+            assignment = self.ours.get(partition)
+            epoch = epochs[partition.topic + str(partition.partition)]
+            # Brokers refuse a commit of a former generation.
+            if is_ok and assignment and assignment.epoch == epoch:
+                self.committed[partition] = point
+        self.dispatch(Committed(is_ok))
+
+    # ---- the group
 
     def is_current(self, ticket: Ticket) -> bool:
         """Whether the ticket is of the assignment that its partition has now."""
         assignment = self.ours.get(ticket.partition)
         return assignment is not None and assignment.epoch == ticket.assignment_epoch
 
-    # ---- the log and the group
-
-    def append(self, partition: TopicPartition, gap: int, work: Work, verdict: Verdict) -> None:
-        """Put a record at the end of a partition, `gap` offsets further than need be."""
-        offset = self.end[partition] + gap
-        self.log[partition][offset] = work, verdict
-        self.end[partition] = offset + 1
-
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
-        """Become the owner; the state is told where reading begins."""
-        starts = {
-            each: StartOffset(self.committed.get(each, 0), each in self.committed)
-            for each in partitions
-        }
-        for each, start in starts.items():
-            self.ours[each] = Assignment(-1, start.offset, start.offset)
+        """Become the owner; the state is told where reading begins, and what was finished."""
+        starts: dict[TopicPartition, StartOffset] = {}
+        for each in partitions:
+            known = decode_offset_map(*self.committed.get(each, CommitPoint(0)))
+            starts[each] = StartOffset(known, each in self.committed)
+            self.ours[each] = Assignment(-1, known, known.offset)
             self.paused.discard(each)
         self.dispatch(Assigned(starts))
         for each in starts:
-            epoch = self.state.trackers[each].assignment_epoch
-            assert epoch > self.epochs.get(each, 0), "epochs of a partition grow"
-            self.ours[each].epoch = self.epochs[each] = epoch
+            epoch = self.state.ours.trackers[each].assignment_epoch
+            assert epoch > self.last_epoch, "epochs grow"
+            self.ours[each].epoch = self.last_epoch = epoch
 
     def take_away(self, partitions: tuple[TopicPartition, ...], is_lost: bool) -> None:
         """The group gives partitions to another; when `dispatch` returns they are its own."""
         commands = self.dispatch(Lost(partitions) if is_lost else Revoked(partitions))
         assert not (is_lost and any(isinstance(each, Commit) for each in commands))
+        if not is_lost:
+            check_handed_back(self, partitions)
         for each in partitions:
-            assignment = self.ours.pop(each)
+            del self.ours[each]
             self.paused.discard(each)
-            if not is_lost:
-                assert self.committed[each] == assignment.highest_commit(), "not handed back"
+
+    def crash(self, is_commit_taken: bool) -> None:
+        """The process dies: what is on the broker must blame who was inside, and nobody else."""
+        if self.committing and is_commit_taken:  # the broker has it, the answer is never read
+            points, _ = self.committing.pop()
+            self.committed |= {each: at for each, at in points.items() if each in self.ours}
+        check_blame(self)
+        self.num_crashes += 1
+        self.boot()
+
+    # ---- records
 
     def poll(self, partition: TopicPartition, most: int) -> int:
         """Deliver records of a partition until it is paused; the number of them."""
         num_delivered = 0
         assignment = self.ours.get(partition)
+        records = self.log.records[partition]
         while assignment and partition not in self.paused and num_delivered < most:
-            ahead = [each for each in self.log[partition] if each >= assignment.position]
-            if not ahead:
+            offset = min((each for each in records if each >= assignment.position), default=None)
+            if offset is None:
                 break
-            offset = min(ahead)
             assert not self.is_stage_paused, "delivered while the stage is paused"
+            assert not self.is_holding, "delivered while the host holds"
             assert self.drain_until_s is None, "delivered while draining"
             assignment.position = offset + 1
-            assignment.delivered.add(offset)
-            self.tickets.append(Ticket(partition, offset, assignment.epoch))
-            self.dispatch(Delivered(partition, offset, *self.log[partition][offset]))
+            event = Delivered(partition, offset, *records[offset])
+            if assignment.known.finished_bits >> (offset - assignment.known.offset) & 1:
+                assignment.skipped.add(offset)
+                self.num_skipped += 1
+                num_flights = len(self.state.flights)
+                assert self.dispatch(event) == [], "worked twice"
+                assert len(self.state.flights) == num_flights
+            else:
+                assignment.delivered.add(offset)
+                self.tickets.append(Ticket(partition, offset, assignment.epoch))
+                self.dispatch(event)
+            self.note_needless()
             num_delivered += 1
         return num_delivered
 
-    # ---- engine, producer and broker answer
+    def note_needless(self, *retried: Work) -> None:
+        """A copy may be finished unworked only while a higher one is here, or its retry is written.
+
+        The world looks at what the state lets go of, and then for the copy that permits it.
+        """
+        for partition, assignment in self.ours.items():
+            for offset in assignment.delivered - assignment.settled:
+                ticket = Ticket(partition, offset, assignment.epoch)
+                if ticket in self.state.flights or self.drain_until_s is not None:
+                    continue
+                work = self.log.records[partition][offset][0]
+                assert ticket not in self.working
+                assert ticket not in self.ending
+                assert ticket not in self.writing
+                assert is_outranked(self, work, retried), f"{work} was never worked"
+                assignment.settled.add(offset)
+
+    # ---- engine and producer answer
 
     def answer_work(self, ticket: Ticket, fault: Fault | None = None) -> None:
         """The engine has worked a record, or failed to."""
         del self.working[ticket]
         self.leave_batch(ticket)
-        event = Emitted(ticket, (an_output(),)) if fault is None else Failed(ticket, fault)
-        commands = self.dispatch(event)
-        assert len(commands) == 1
+        self.dispatch(Emitted(ticket, (an_output(),)) if fault is None else Failed(ticket, fault))
+        self.note_needless()
 
     def answer_end(self, ticket: Ticket, fault: Fault | None = None) -> None:
         """The engine has ended a run, or could not."""
@@ -272,9 +335,11 @@ class World:
         if fault is None:
             assert self.dispatch(Ended(ticket, (an_output(),)))
             return
-        if ticket in self.dead_lettered:
-            self.settle(ticket)
         self.dispatch(NotEnded(ticket, fault))
+        if ticket in self.state.flights and ticket not in self.writing:
+            self.refused[ticket] = self.now_s
+        elif ticket in self.dead_lettered:
+            self.settle(ticket)
 
     def answer_late(self, ticket: Ticket, kind: type) -> None:
         """The engine answers what it was told to drop; a cancelled record may be ending by now."""
@@ -284,10 +349,14 @@ class World:
         is_good = kind in (Emitted, Ended)
         self.dispatch_stale(kind(ticket, (an_output(),) if is_good else a_fault()))
 
-    def answer_produce(self, ticket: Ticket) -> None:
-        """The log has what was asked for."""
-        asked = self.producing.pop(ticket)
-        event = Acknowledged(ticket)
+    def answer_write(self, ticket: Ticket) -> None:
+        """The log, or the object store, has what was asked for."""
+        asked = self.writing.pop(ticket)
+        is_offload = isinstance(asked, Offload)
+        event = Offloaded(ticket, (("blob", b"here"),)) if is_offload else Acknowledged(ticket)
+        if isinstance(asked, Retry):  # it is on the log, whoever reads it
+            self.num_retried += 1
+            self.log.retry(ticket.partition, asked.work, self.now_s + asked.delay_s)
         if not self.is_current(ticket):
             self.dispatch_stale(event)
             return
@@ -295,29 +364,24 @@ class World:
             self.dead_lettered.add(ticket)
             if not asked.fault.ends_job or asked.work.job_id is None:
                 self.settle(ticket)
-        else:
+        elif not is_offload:
             self.settle(ticket)
         self.dispatch(event)
+        self.note_needless(*([asked.work] if isinstance(asked, Retry) else []))
 
-    def refuse_produce(self, ticket: Ticket, is_permanent: bool) -> None:
+    def refuse_write(self, ticket: Ticket, is_permanent: bool) -> None:
         """The log does not have it; the state must ask again, in one way or another."""
-        del self.producing[ticket]
+        if isinstance(self.writing[ticket], Offload):
+            return  # the engine holds until it can
+        del self.writing[ticket]
         event = NotAcknowledged(ticket, "refused", is_permanent)
-        if self.is_current(ticket):
-            self.dispatch(event)
-            assert ticket in self.producing
-        else:
+        if not self.is_current(ticket):
             self.dispatch_stale(event)
-
-    def answer_commit(self, is_ok: bool) -> None:
-        """The broker has taken the asynchronous commit, or not."""
-        offsets, epochs = self.committing.pop()
-        for partition, offset in offsets.items():
-            assignment = self.ours.get(partition)
-            # Brokers refuse a commit of a former generation.
-            if is_ok and assignment and assignment.epoch == epochs[partition]:
-                self.committed[partition] = offset
-        self.dispatch(Committed(offsets, is_ok))
+            return
+        self.dispatch(event)
+        assert is_permanent or ticket not in self.writing, "asked again at once"
+        if ticket not in self.writing:
+            self.refused[ticket] = self.now_s
 
     def former_tickets(self) -> list[Ticket]:
         """Records that were delivered under an assignment that is over."""
@@ -327,22 +391,27 @@ class World:
         """From now on the record may count as finished."""
         self.ours[ticket.partition].settled.add(ticket.offset)
 
+    # ---- time, wishes, the host
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the worker knows that its host is sick, or tries to find out."""
+        return self.is_sick or self.is_probing or self.is_probe_bad
+
     def tick(self, elapsed_s: float) -> None:
         """Time passes. Afterwards nothing is due, or the loop would spin."""
         self.now_s += elapsed_s
         self.dispatch(Tick())
+        if self.state.left_because and self.drain_until_s is None:
+            assert self.is_holding, "it leaves although it is well"
+            self.drain_until_s = self.now_s + self.limits.drain_s
         if self.state.stopped:
-            self.leave()
+            check_handed_back(self, self.ours)
+            self.ours.clear()
         else:
             assert 0 < self.state.poll_timeout_s(self.now_s) <= self.limits.poll_s
         if self.drain_until_s is not None and self.now_s >= self.drain_until_s:
             assert self.state.stopped, "the drain is over its budget"
-
-    def leave(self) -> None:
-        """It has stopped: what it did not finish is handed back, what is answered now is stale."""
-        for partition, assignment in self.ours.items():
-            assert self.committed[partition] == assignment.highest_commit(), "not handed back"
-        self.ours.clear()
 
     def drain(self) -> None:
         """SIGTERM."""
@@ -352,66 +421,25 @@ class World:
     def cancel(self, run_of_job: RunOfJob) -> None:
         """A client has lost interest."""
         self.cancelled.add(run_of_job)
-        self.dispatch(JobCancelled(*run_of_job))
+        self.dispatch(JobCancelled(*run_of_job, self.now_s))
 
     def pause_stage(self, is_paused: bool) -> None:
         """An operator's wish."""
         self.is_stage_paused = is_paused
         self.dispatch(StagePaused(is_paused))
 
-    # ---- what holds after every event
+    def fall_sick(self, is_local: bool) -> None:
+        """The engine holds."""
+        self.is_sick = True
+        self.dispatch(HostSick("sick", "it is sick", is_local))
 
-    def check(self) -> None:
-        """The invariants that no single command shows."""
-        flights = self.state.flights
-        assert self.state.trackers.keys() == self.ours.keys()
-        held = Counter(ticket.partition for ticket in flights)
-        assert max(held.values(), default=0) <= self.limits.window_high
-        assert all(self.is_current(ticket) for ticket in flights)
-        busy = Counter(
-            flight.run_of_job
-            for flight in flights.values()
-            if flight.run_of_job and flight.phase is not Phase.WAITING
-        )
-        assert max(busy.values(), default=0) <= 1, "one flight of a run at a time"
-        unsettled = {
-            (partition, offset)
-            for partition, each in self.ours.items()
-            for offset in each.delivered - each.settled
-        }
-        known = {(ticket.partition, ticket.offset) for ticket in flights}
-        assert known <= unsettled
-        assert known == unsettled or self.drain_until_s is not None
+    def recover(self) -> None:
+        """The engine works again."""
+        self.is_sick = False
+        self.dispatch(HostWell())
 
-    def cooperate(self) -> None:
-        """Answer all that is asked, well, until nothing more happens."""
-        self.pause_stage(False)
-        self.assign([each for each in PARTITIONS if each not in self.ours])
-        for _ in range(20 * sum(map(len, self.log.values())) + 20):
-            for partition in PARTITIONS:
-                self.poll(partition, 3)
-            for ticket in list(self.working):
-                self.answer_work(ticket)
-            for ticket in list(self.ending):
-                self.answer_end(ticket)
-            for ticket in list(self.producing):
-                self.answer_produce(ticket)
-            if self.committing:
-                self.answer_commit(is_ok=True)
-            self.tick(0.5)
-            self.check()
-            if self.is_quiet():
-                return
-        raise AssertionError(f"stuck: {self.state.flights}")
-
-    def is_quiet(self) -> bool:
-        """Whether everything on the log has been worked and committed."""
-        return not (self.working or self.ending or self.producing or self.committing) and all(
-            self.committed.get(each, -1) == self.end[each]
-            and self.ours[each].settled >= self.ours[each].delivered
-            for each in PARTITIONS
-        )
-
-
-FAULTS = (a_fault(), a_fault(reason_code="conflict", ends_job=False))
-ENDING = Ending("rejected", "over_quota", "too much")
+    def answer_probe(self, is_ok: bool) -> None:
+        """The built-in good job was worked, or not."""
+        self.is_probing, self.is_probe_bad = False, not is_ok
+        self.dispatch(Probed(is_ok))
+        self.note_needless()

@@ -28,7 +28,8 @@ class EffectiveMachine(RuleBasedStateMachine):
         self.newest_s = max(self.newest_s, at_s)
         is_news = all(known < run for each, known, _ in self.met if each == job)
         assert self.endings.is_news(job, run) == is_news
-        self.endings.note(job, run, at_s)
+        assert self.endings.meet(job, run, at_s) == is_news
+        assert not self.endings.is_news(job, run)
         self.met.append((job, run, self.newest_s))
 
     @rule(before_s=st.integers(0, 31))

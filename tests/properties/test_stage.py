@@ -14,32 +14,43 @@ from streams.core.events import (
     Delivered,
     Emitted,
     Ended,
+    Ending,
     Failed,
+    Fate,
     JobDeadline,
     NotAcknowledged,
     NotEnded,
     TopicPartition,
     Work,
 )
-from tests.builders import an_output
-from tests.properties.stage_world import ENDING, FAULTS, PARTITIONS, Verdict, World
+from streams.core.offset_map import NO_CRASHES, Crashes
+from tests.builders import a_fault, an_output
+from tests.properties.stage_ends import check, cooperate
+from tests.properties.stage_log import PARTITIONS, RETRY, Verdict
+from tests.properties.stage_world import World
 
 T = TypeVar("T")
 
 PARTITION = st.sampled_from(PARTITIONS)
+ANY_PARTITION = st.sampled_from([*PARTITIONS, RETRY, RETRY])
 JOB = st.sampled_from([("job-1", 1), ("job-1", 2), ("job-2", 1)])
-FAULT = st.sampled_from([None, None, None, *FAULTS])
+LATER = a_fault(fate=Fate.LATER, reason_code="hiccup")
+FAULTS = (a_fault(), a_fault(reason_code="conflict", ends_job=False))
+ENDING = Ending("rejected", "over_quota", "too much")
+FAULT = st.sampled_from([None, None, None, LATER, LATER, *FAULTS])
 VERDICT = st.sampled_from([*[None] * 12, ENDING, *FAULTS])
 
 # How often what happens. One rule with weights, because rules of equal chance rarely get a record
 # through its whole life.
 WEIGHTS = {
-    "the_loop_turns": 8,
+    "the_loop_turns": 12,
     "new_jobs_come": 4,
     "a_copy_comes": 3,
-    "the_engine_answers": 8,
-    "the_producer_answers": 8,
-    "a_commit_is_answered": 3,
+    "the_engine_answers": 10,
+    "the_producer_answers": 10,
+    "a_commit_is_answered": 10,
+    "the_newest_is_done_first": 3,
+    "records_kill": 1,
     "partitions_come": 2,
     "partitions_go": 1,
     "records_come_again": 1,
@@ -49,6 +60,11 @@ WEIGHTS = {
     "a_client_cancels_what_is_here": 1,
     "a_client_moves_a_deadline": 1,
     "an_operator_pauses_or_resumes": 1,
+    "the_host_falls_sick_or_recovers": 2,
+    "a_probe_is_answered": 3,
+    "jobs_fail_in_a_row": 2,
+    "the_host_stays_as_it_is": 1,
+    "the_process_dies": 1,
     "the_worker_drains": 1,
 }
 
@@ -61,9 +77,9 @@ class StageMachine(RuleBasedStateMachine):
         self.world = World()
         self.num_jobs = 0
 
-    @initialize(others=st.sets(PARTITION, max_size=2))
+    @initialize(others=st.sets(ANY_PARTITION, max_size=2))
     def begin(self, others: set[TopicPartition]) -> None:
-        self.world.assign([each for each in PARTITIONS if each not in others])
+        self.world.assign([each for each in (*PARTITIONS, RETRY) if each not in others])
         for partition in PARTITIONS:
             self.append_jobs(partition, 0, "aab", None, None)
 
@@ -94,42 +110,45 @@ class StageMachine(RuleBasedStateMachine):
         for key in keys:
             self.num_jobs += 1
             work = Work(f"new-{self.num_jobs}", 1, key, deadline_s, object())
-            self.world.append(partition, gap, work, verdict)
+            self.world.log.append(partition, gap, work, verdict)
 
     def a_copy_comes(self, data: st.DataObject) -> None:
         partition, job = data.draw(PARTITION), data.draw(st.none() | JOB)
         if job is None:  # nobody can decode it
-            self.world.append(partition, 0, Work(None, 1, None, None, object()), FAULTS[0])
+            nobody = Work(None, 1, None, None, object())
+            self.world.log.append(partition, 0, nobody, FAULTS[0])
         else:
-            work = Work(*job, "a", None, object())
-            self.world.append(partition, 0, work, data.draw(VERDICT))
+            crashes = data.draw(st.sampled_from([NO_CRASHES, NO_CRASHES, Crashes(3, 1)]))
+            try_number = data.draw(st.integers(1, 2))
+            work = Work(*job, "a", None, object(), try_number, crashes)
+            self.world.log.append(partition, 0, work, data.draw(VERDICT))
 
     def the_loop_turns(self, data: st.DataObject) -> None:
         most = data.draw(st.sampled_from([4, 4, 4, 1, 0]))
-        for partition in PARTITIONS:
+        for partition in (*PARTITIONS, RETRY):
             self.world.poll(partition, most)
         self.world.tick(data.draw(st.sampled_from([0.1, 0.0, 1.0])))
 
     def records_come_again(self, data: st.DataObject) -> None:
-        world, partition = self.world, data.draw(PARTITION)
+        world, partition = self.world, data.draw(ANY_PARTITION)
         assignment = world.ours.get(partition)
         if assignment is None:
             work = Work("foreign", 1, "a", None, object())
             world.dispatch_stale(Delivered(partition, 0, work))
         elif world.drain_until_s is None:
             for offset in sorted(assignment.delivered)[-2:]:
-                again = Delivered(partition, offset, *world.log[partition][offset])
+                again = Delivered(partition, offset, *world.log.records[partition][offset])
                 world.dispatch_stale(again)
 
     # ---- partitions
 
     def partitions_come(self, data: st.DataObject) -> None:
         if not self.world.state.stopped:
-            self.world.assign(sorted(data.draw(st.sets(PARTITION)) - self.world.ours.keys()))
+            self.world.assign(sorted(data.draw(st.sets(ANY_PARTITION)) - self.world.ours.keys()))
 
     def partitions_go(self, data: st.DataObject) -> None:
         if not self.world.state.stopped:
-            partitions = data.draw(st.sets(PARTITION)) & self.world.ours.keys()
+            partitions = data.draw(st.sets(ANY_PARTITION)) & self.world.ours.keys()
             self.world.take_away(tuple(sorted(partitions)), is_lost=data.draw(st.booleans()))
 
     # ---- engine, producer, broker
@@ -146,12 +165,21 @@ class StageMachine(RuleBasedStateMachine):
     def the_producer_answers(self, data: st.DataObject) -> None:
         answer = data.draw(st.sampled_from(["yes", "yes", "yes", "not yet", "never"]))
         for _ in range(data.draw(st.integers(1, 4))):
-            if self.world.producing:
-                ticket = pick(data, self.world.producing)
+            if self.world.writing:
+                ticket = pick(data, self.world.writing)
                 if answer == "yes":
-                    self.world.answer_produce(ticket)
+                    self.world.answer_write(ticket)
                 else:
-                    self.world.refuse_produce(ticket, is_permanent=answer == "never")
+                    self.world.refuse_write(ticket, is_permanent=answer == "never")
+
+    def the_newest_is_done_first(self, data: st.DataObject) -> None:
+        for ticket in sorted(self.world.working)[-1:]:
+            self.world.answer_work(ticket)
+            if ticket in self.world.writing:
+                self.world.answer_write(ticket)
+        if data.draw(st.booleans()):
+            self.world.tick(1.0)
+            self.a_commit_is_answered(data)
 
     def a_commit_is_answered(self, data: st.DataObject) -> None:
         if self.world.committing:
@@ -184,7 +212,7 @@ class StageMachine(RuleBasedStateMachine):
         if not self.world.tickets:
             return
         ticket = pick(data, self.world.tickets)
-        work, _ = self.world.log[ticket.partition][ticket.offset]
+        work, _ = self.world.log.records[ticket.partition][ticket.offset]
         if work.job_id is None:
             return
         was_working = ticket in self.world.working
@@ -194,25 +222,65 @@ class StageMachine(RuleBasedStateMachine):
 
     def a_client_moves_a_deadline(self, data: st.DataObject) -> None:
         patience_s = data.draw(st.sampled_from([-1.0, 5.0]))
-        self.world.dispatch(JobDeadline(*data.draw(JOB), self.world.now_s + patience_s))
+        now_s = self.world.now_s
+        self.world.dispatch(JobDeadline(*data.draw(JOB), now_s + patience_s, now_s))
 
     def an_operator_pauses_or_resumes(self, data: st.DataObject) -> None:
         self.world.pause_stage(data.draw(st.sampled_from([False, False, False, True])))
 
+    # ---- the host
+
+    def the_host_falls_sick_or_recovers(self, data: st.DataObject) -> None:
+        if data.draw(st.sampled_from([True, True, False])):
+            self.world.recover()
+        else:
+            self.world.fall_sick(is_local=data.draw(st.booleans()))
+
+    def a_probe_is_answered(self, data: st.DataObject) -> None:
+        if self.world.is_probing:
+            self.world.answer_probe(is_ok=data.draw(st.booleans()))
+
+    def jobs_fail_in_a_row(self, data: st.DataObject) -> None:
+        for _ in range(data.draw(st.integers(1, 3))):
+            for ticket in list(self.world.working):
+                self.world.answer_work(ticket, data.draw(st.sampled_from([LATER, FAULTS[0]])))
+            self.world.tick(0.0)
+            self.a_commit_is_answered(data)
+
+    def the_host_stays_as_it_is(self, data: st.DataObject) -> None:
+        self.world.tick(data.draw(st.sampled_from([3.0, 3.0, 61.0])))
+
+    def the_process_dies(self, data: st.DataObject) -> None:
+        self.world.crash(is_commit_taken=data.draw(st.booleans()))
+
+    def records_kill(self, data: st.DataObject) -> None:
+        """The process dies whenever it has begun something, a few times."""
+        world = self.world
+        for _ in range(data.draw(st.integers(2, 5))):
+            if world.drain_until_s is None:
+                world.assign([each for each in world.log.partitions if each not in world.ours])
+                for partition in world.log.partitions:
+                    world.poll(partition, 2)
+                world.tick(1.0)
+                self.a_commit_is_answered(data)
+            world.crash(is_commit_taken=True)
+
     def the_worker_drains(self, data: st.DataObject) -> None:
-        if self.num_jobs > 20:
+        if self.world.state.stopped:
+            self.world.boot()
+        elif self.num_jobs > 20:
             self.world.drain()
 
     # ---- what holds
 
     @invariant()
     def the_world_agrees(self) -> None:
-        self.world.check()
+        check(self.world)
 
     def teardown(self) -> None:
         """However it went: with a world that answers, all is worked, or handed back in time."""
         if self.world.drain_until_s is None:
-            self.world.cooperate()
+            cooperate(self.world)
         else:
             self.world.tick(self.world.limits.drain_s)
             assert self.world.state.stopped

@@ -19,15 +19,30 @@ AGES = st.builds(
 )  # fmt: skip
 
 
+def near(ages: Ages, *since: int) -> st.SearchStrategy[int]:
+    """An hour at, or just before or after, one that an age could make a difference to."""
+    spans = [ages.grace, ages.longest_run, ages.retention]
+    hours = [
+        span // timedelta(hours=1) for span in [*spans, *(each + ages.grace for each in spans)]
+    ]
+    return st.builds(
+        lambda begun, span, off: begun + span + off,
+        st.sampled_from(since), st.sampled_from(hours), st.integers(-1, 1),
+    )  # fmt: skip
+
+
 def at(hours: int) -> Found:
     return Found("acme/job/1/sampler/blob", 7, CREATED_AT + timedelta(hours=hours))
 
 
-@given(ages=AGES, made=HOURS, ended=st.none() | HOURS, named=st.none() | st.booleans(), now=HOURS)
+@given(
+    ages=AGES, made=HOURS, ended=st.none() | HOURS,
+    named=st.sampled_from((None, True, False, False, False)), data=st.data(),
+)  # fmt: skip
 def test_the_decision_is_the_rule_in_words(
-    ages: Ages, made: int, ended: int | None, named: bool | None, now: int
+    ages: Ages, made: int, ended: int | None, named: bool | None, data: st.DataObject
 ) -> None:
-    blob = at(made)
+    blob, now = at(made), data.draw(near(ages, made, ended or 0))
     facts = RunFacts(
         None if ended is None else CREATED_AT + timedelta(hours=ended),
         None if named is None else frozenset({blob.key} if named else {"acme/job/1/other"}),
@@ -88,10 +103,11 @@ def test_what_anybody_may_still_name_or_read_never_goes(
         assert life.published is None or life.published <= now, "named after it went"
 
 
-@given(ages=AGES, made=HOURS, now=HOURS, kind=st.sampled_from(Kind))
+@given(ages=AGES, made=HOURS, kind=st.sampled_from(Kind), data=st.data())
 def test_what_belongs_to_no_run_goes_by_age_alone(
-    ages: Ages, made: int, now: int, kind: Kind
+    ages: Ages, made: int, kind: Kind, data: st.DataObject
 ) -> None:
+    now = data.draw(near(ages, made))
     grace, kept = ages.grace // timedelta(hours=1), ages.retention // timedelta(hours=1)
     limits = {Kind.DEAD_LETTER: kept + grace, Kind.PROBE: grace}
     expected = kind in limits and now - made > limits[kind]

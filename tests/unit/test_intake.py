@@ -9,6 +9,7 @@ import pytest
 from schemas.codec import Codec
 from streams import topology
 from streams.core.events import Delivered, Fate, Fault, TopicPartition, Work
+from streams.core.offset_map import Crashes
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
 from streams.intake import Intake
@@ -105,3 +106,26 @@ def test_a_rejected_request_is_left_to_the_engine_which_claims_it_first() -> Non
 
     delivered = take(a_task(a_request()), "prompt", refuse)
     assert (delivered.work.batch_key, delivered.verdict) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["dead-letters", "reel-probe"])
+def test_no_tenant_has_the_name_of_a_folder_of_ours(name: str) -> None:
+    delivered = take(a_task(a_request(tenant_id=name)), "prompt")
+    assert isinstance(delivered.verdict, Fault)
+    assert delivered.verdict.reason_code == "invalid_tenant_id"
+
+
+@pytest.mark.parametrize("run", [0, -3])
+def test_a_run_below_one_is_a_dead_letter_that_ends_no_job(run: int) -> None:
+    delivered = take(a_task(a_cleaned_prompt(job=a_job(run=run))))
+    assert delivered.work.job_id is None
+    assert isinstance(delivered.verdict, Fault)
+    assert (delivered.verdict.reason_code, delivered.verdict.ends_job) == ("invalid_run", False)
+
+
+def test_a_retry_copy_is_due_so_long_after_it_was_appended() -> None:
+    headers = (("reel-retry-try", b"3"), ("reel-retry-crashes", b"2"))
+    raw = a_task(topic="prompts.cleaned.retry.60s", timestamp_ms=5_000, headers=headers)
+    work = Intake(topology.stage("sampler"), Codec(), same_key, (10, 60))(raw).work
+    assert (work.due_s, work.try_number, work.crashes) == (65.0, 3, Crashes(2, 0))
+    assert take(a_task()).work.due_s is None

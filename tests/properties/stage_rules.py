@@ -1,0 +1,121 @@
+"""What may be retried, let go of and told to the broker, by what a `World` knows by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from streams.core.events import CommitPoint, Retry, Ticket, TopicPartition, Work
+from streams.core.offset_map import Crashes, OffsetMap, decode_offset_map
+from streams.core.stage import StageState
+
+if TYPE_CHECKING:
+    from tests.properties.stage_world import World, Write
+
+
+def crashes_of(world: World, ticket: Ticket) -> Crashes:
+    """How often it crashed: by the map that this assignment began with, else by its headers."""
+    headers = world.log.records[ticket.partition][ticket.offset][0].crashes
+    return world.ours[ticket.partition].known.crashes.get(ticket.offset, headers)
+
+
+def one_more(world: World, ticket: Ticket) -> Crashes:
+    """Its count after another crash."""
+    before = crashes_of(world, ticket)
+    return Crashes(before.num + 1, before.num_alone + (before.num >= 2))
+
+
+def check_marked(world: World, ticket: Ticket) -> None:
+    """The broker knows that it enters: if the process died now, its count would be one more."""
+    partition, offset, _ = ticket
+    marked = decode_offset_map(*world.committed[partition]).crashes.get(offset)
+    assert marked == one_more(world, ticket), "it starts unmarked"
+
+
+def check_map(world: World, partition: TopicPartition, told: OffsetMap, is_last: bool) -> int:
+    """A map tells the truth; how many records it marks as inside the engine."""
+    assignment = world.ours[partition]
+    finished = assignment.settled | set(assignment.known.finished())
+    assert set(told.finished()) <= finished, "told as finished, and is not"
+    assert {each for each in finished if each > told.offset} <= set(told.finished())
+    num_marked = 0
+    for offset, count in told.crashes.items():
+        if offset not in assignment.delivered:
+            assert count == assignment.known.crashes[offset], "blamed, and was never here"
+            continue
+        ticket = Ticket(partition, offset, assignment.epoch)
+        assert offset not in assignment.settled, "blamed, and is finished"
+        if count != crashes_of(world, ticket):
+            assert count == one_more(world, ticket)
+            assert ticket not in world.ending, "blamed, and has left the engine"
+            assert ticket not in world.writing, "blamed, and has left the engine"
+            assert not is_last, "blamed, and is handed back"
+            num_marked += 1
+    for ticket in world.working:
+        if ticket.partition == partition and not is_last:
+            assert told.crashes[ticket.offset] == one_more(world, ticket), "no longer marked"
+        elif ticket.partition == partition:
+            assert ticket.offset not in told.crashes, "a hand-back is no crash"
+    return num_marked
+
+
+def check_handed_back(world: World, partitions: Iterable[TopicPartition]) -> None:
+    """What is committed is all that was done, and nothing of it blames anybody."""
+    for each in partitions:
+        assignment, point = world.ours[each], world.committed[each]
+        assert point.offset == assignment.highest_commit(), "not handed back"
+        assert check_map(world, each, decode_offset_map(*point), is_last=False) == 0
+
+
+def check_blame(world: World) -> None:
+    """If the process died now, the broker must blame who is inside the engine, and nobody else."""
+    for partition, assignment in world.ours.items():
+        told = decode_offset_map(*world.committed.get(partition, CommitPoint(0)))
+        for offset in assignment.delivered - assignment.settled:
+            ticket = Ticket(partition, offset, assignment.epoch)
+            headers = world.log.records[partition][offset][0].crashes
+            count = told.crashes.get(offset, headers)
+            if ticket in world.working:
+                assert count == one_more(world, ticket), "it was inside"
+            else:  # perhaps it was when that was committed, which `commit` has checked
+                assert count in (crashes_of(world, ticket), one_more(world, ticket))
+
+
+def check_copy(world: World, command: Write) -> None:
+    """A retry is the next try, or the same after a crash alone; its counts are told."""
+    if not isinstance(command, Retry):
+        return
+    own = world.log.records[command.ticket.partition][command.ticket.offset][0]
+    work, count = command.work, crashes_of(world, command.ticket)
+    is_next_try = work.try_number == own.try_number + 1
+    assert work.crashes == count
+    assert command.delay_s in world.limits.retry.delays_s
+    assert is_next_try or count.num_alone > own.crashes.num_alone
+    assert is_next_try or command.delay_s == world.limits.retry.longest_s
+    assert work.try_number <= world.limits.retry.max_tries
+
+
+def is_outranked(world: World, work: Work, retried: Iterable[Work]) -> bool:
+    """Whether a higher copy of its job is delivered and unfinished, or just was retried."""
+    mine = (work.run, work.try_number, work.crashes.num)
+    higher = [
+        world.log.records[each][offset][0]
+        for each, assignment in world.ours.items()
+        for offset in assignment.delivered - assignment.settled
+    ]
+    higher += retried
+    ranks = [
+        (other.run, other.try_number, other.crashes.num)
+        for other in higher
+        if other.job_id is not None and other.job_id == work.job_id
+    ]
+    return any(rank > mine for rank in ranks)
+
+
+def snapshot(state: StageState) -> str:
+    """All that a stale event might change."""
+    trackers = {
+        each: (t.assignment_epoch, t.offset_map(), t.next_offset, t.num_unfinished)
+        for each, t in state.ours.trackers.items()
+    }
+    return repr((trackers, state.flights, state.num_waiting, state.stopped))
