@@ -8,14 +8,16 @@ STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-core bench-footprint kill-demo lock clean simulate replay shrink mutants
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay kill-demo simulate replay \
+  shrink mutants lock clean
 
 help:
 	@echo 'make demo             one video from a prompt, on this machine:  make demo PROMPT="a red circle moving right"'
 	@echo 'make test             every test; Apache Kafka too where Java 17 and Maven are (PYTEST_ARGS="-x -k name")'
 	@echo 'make check            format, lint, types and the tests that need no server: under a minute'
 	@echo 'make format           lets ruff rewrite what check would complain of'
-	@echo 'make bench            bench-core (pure core) and bench-footprint (memory, start-up), held against their goals'
+	@echo 'make bench            bench-core (pure core), bench-footprint (memory, start-up), bench-relay; held against goals'
+	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
 	@echo 'make simulate         seeded schedules of faults on an in-memory log:  make simulate N=5000 [SEED=1]'
@@ -53,9 +55,9 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Both run, whether or not the first meets its goals.
+# All run, whether or not those before meet their goals.
 bench: $(STAMP)
-	@status=0; for each in bench-core bench-footprint; do \
+	@status=0; for each in bench-core bench-footprint bench-relay; do \
 	  $(MAKE) --no-print-directory $$each || status=1; done; exit $$status
 
 bench-core: $(STAMP)
@@ -63,6 +65,9 @@ bench-core: $(STAMP)
 
 bench-footprint: $(STAMP)
 	$(BIN)/python -m tests.bench.footprint
+
+bench-relay: $(STAMP)
+	$(BIN)/python -m tests.bench.relay
 
 N ?= 5000
 SEED ?= 1

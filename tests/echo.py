@@ -77,14 +77,14 @@ class EchoWork:
     def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
         """The next stage's record."""
         record = task.record
-        job = _job(record, task.partition) if self.stage == "prompt" else record.job
+        job = job_of(record, task.partition) if self.stage == "prompt" else record.job
         prefix = f"{job.tenant_id}/{job.job_id}/{job.run}/{self.stage}"
         blob = self._store.put(prefix, [f"{self.stage} {job.job_id}".encode()], "text/plain")
         timings = (timing,) if self.stage == "prompt" else (*record.timings, timing)
-        return _next(self.stage, record, job, blob, timings)
+        return next_record(self.stage, record, job, blob, timings)
 
 
-def _next(
+def next_record(
     stage: str, record: Any, job: Job, blob: BlobRef, timings: tuple[StageTiming, ...]
 ) -> Record:
     match stage:
@@ -102,7 +102,7 @@ def _next(
             )  # fmt: skip
 
 
-def _job(request: GenerationRequest, partition: int) -> Job:
+def job_of(request: GenerationRequest, partition: int) -> Job:
     assert request.deadline is not None, "echo requests name their deadline"
     return Job(
         request.job_id, request.run, request.tenant_id, request.tier or "free", partition,

@@ -104,6 +104,12 @@ MUTANTS = (
         "        return None\n",
     ),
     Mutant(
+        "starts a run that ended while its marker was under way",
+        _STAGE,
+        "if ending := self._here.ending_due(flight):  # the commit",
+        "if ending := None:  # the commit",
+    ),
+    Mutant(
         "forgets a cancel once nobody has the job in hand",
         _FLIGHTS,
         "        if self.wishes.is_cancelled(run_of_job):\n",
