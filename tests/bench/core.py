@@ -26,9 +26,10 @@ from streams.core.events import (
     Start,
     Tick,
 )
+from streams.core.limits import StageLimits
 from streams.core.offset_map import OffsetMap, decode_offset_map, encode_offset_map
 from streams.core.offsets import OffsetTracker
-from streams.core.stage import StageLimits, StageState
+from streams.core.stage import StageState
 from streams.engine import Task
 from streams.intake import Intake
 from tests.bench.goals import Goals, print_table
