@@ -16,7 +16,7 @@ from streams.core.events import (
     TopicPartition,
 )
 from streams.redrive import BeginRun, NothingToDo, SendAgain, claim_redrive, plan_redrive
-from tests.simulation.plan import FAULTS_END_S, NUM_PARTITIONS, STAGES, FaultPlan, JobPlan
+from tests.simulation.plan import NUM_PARTITIONS, STAGES, FaultPlan, JobPlan
 from tests.simulation.work import START, START_S, home, request_of, tenant_of
 from tests.simulation.worker import Process, Slot
 from tests.simulation.world import World
@@ -41,7 +41,7 @@ class Outside:
             self._submit(job)
         for fault in self._world.plan.faults:
             self._world.later(fault.at_s, partial(self._happen, fault))
-        self._world.later(FAULTS_END_S, self._heal)
+        self._world.later(self._world.plan.faults_end_s, self._heal)
 
     # ---- clients
 

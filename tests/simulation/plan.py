@@ -79,6 +79,7 @@ class Plan:
     limits: StageLimits
     jobs: tuple[JobPlan, ...]
     faults: tuple[FaultPlan, ...]
+    faults_end_s: float = FAULTS_END_S
 
 
 #: kind -> weight, longest duration, what `number` means

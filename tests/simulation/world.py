@@ -21,7 +21,6 @@ from tests.simulation.evidence import Evidence
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.log import Group, Log
 from tests.simulation.plan import (
-    FAULTS_END_S,
     NUM_PARTITIONS,
     RETRY,
     SESSION_S,
@@ -97,8 +96,8 @@ class World:
             for _ in range(num_workers):
                 self.start_slot(self.add_slot(name))
         begin()
-        end_s = START_S + FAULTS_END_S + SETTLED_AFTER_S
-        next_look_s = START_S + FAULTS_END_S + 1.0
+        end_s = START_S + self.plan.faults_end_s + SETTLED_AFTER_S
+        next_look_s = START_S + self.plan.faults_end_s + 1.0
         while self._heap:
             at_s, _, call = heapq.heappop(self._heap)
             if at_s >= next_look_s:
