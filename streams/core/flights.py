@@ -67,7 +67,7 @@ class Flights:
                 self.retry(flight, self._policy.longest_s, work.try_number, fault)
             case Fault() as fault:
                 self.dead_letter(flight, fault)
-            case None:
+            case _:
                 self.move(flight, Phase.WAITING)
                 if is_suspect(flight.crashes):
                     self.batches.add_suspect(flight.ticket)
