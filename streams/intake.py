@@ -9,6 +9,7 @@ from typing import Any
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import GenerationRequest, Job
 from streams.blobs.base import OUR_FOLDERS
+from streams.claims import request_sha256
 from streams.core.events import Delivered, Fate, Fault, TopicPartition, Work
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
@@ -70,6 +71,7 @@ class Intake:
             origin.try_number,
             origin.crashes,
             None if delay_s is None else raw.timestamp_ms / 1000 + delay_s,
+            request_sha256(record) if isinstance(record, GenerationRequest) else None,
         )
         return Delivered(partition, raw.offset, work, verdict)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase, Rank
+from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
 
 
 class Copies:
@@ -16,9 +16,13 @@ class Copies:
         """The copy that works on the job."""
         return self._at_work.get(job_id)
 
-    def not_above(self, job_id: str, rank: Rank) -> list[Flight]:
-        """The copies that wait and rank no higher."""
-        return [copy for copy in self._behind.get(job_id, ()) if copy.rank <= rank]
+    def twins(self, job_id: str, flight: Flight) -> list[Flight]:
+        """The copies of a flight that wait for it and rank no higher."""
+        return [
+            copy
+            for copy in self._behind.get(job_id, ())
+            if copy.work.identity == flight.work.identity and not copy.outranks(flight)
+        ]
 
     def is_outranked(self, flight: Flight) -> bool:
         """Whether a higher copy of its job is here: then this one has nothing left to do."""
@@ -26,7 +30,7 @@ class Copies:
         if job_id is None:
             return False
         here = [*self._behind.get(job_id, ()), self._at_work.get(job_id)]
-        return any(other is not None and other.rank > flight.rank for other in here)
+        return any(other is not None and other.outranks(flight) for other in here)
 
     def add(self, job_id: str, flight: Flight) -> tuple[list[Flight], bool]:
         """A copy was delivered: which copies are needless now, and whether it is at work at once.
@@ -38,7 +42,7 @@ class Copies:
             self._at_work[job_id] = flight
             return [], True
         behind = self._behind.setdefault(job_id, [])
-        needless = [copy for copy in behind if copy.rank < flight.rank]
+        needless = [copy for copy in behind if flight.outranks(copy)]
         if self.is_outranked(flight):
             needless.append(flight)
         behind.append(flight)
@@ -65,7 +69,7 @@ class Copies:
 
 
 def _can_stop(current: Flight, newer: Flight) -> bool:
-    if current.rank >= newer.rank:
+    if not newer.outranks(current):
         return False
     if current.phase in IN_ENGINE:
         return current.work.run < newer.work.run  # its run has ended, or there were no newer one

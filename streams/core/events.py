@@ -77,6 +77,8 @@ class Work:
 
     Run, try and crashes are three counters (DESIGN 4): a redrive's, a retry's, and that of
     processes which died with the record inside the engine. `due_s`: not to be worked before.
+    `identity`: copies of one job stand for each other only if theirs are equal; another request
+    under the same job id is none of its copies.
     """
 
     job_id: str | None
@@ -87,6 +89,7 @@ class Work:
     try_number: int = 1
     crashes: Crashes = NO_CRASHES
     due_s: float | None = None
+    identity: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,10 @@ class Flight:
     num_end_tries: int = 0
     rank: Rank = field(init=False)
 
+    def outranks(self, other: Flight) -> bool:
+        """Whether it is a copy of the other, of a higher rank."""
+        return self.rank > other.rank and self.work.identity == other.work.identity
+
     @property
     def run_of_job(self) -> RunOfJob | None:
         """What it works on; None for a record that could not be decoded."""

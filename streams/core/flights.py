@@ -179,7 +179,7 @@ class Flights:
         A twin, worked now, would do the same again, and count its crashes from zero.
         """
         assert flight.work.job_id is not None, "what has no job is not retried"
-        for twin in self.copies.not_above(flight.work.job_id, flight.rank):
+        for twin in self.copies.twins(flight.work.job_id, flight):
             self.finish(twin)
         self.finish(flight)
 

@@ -240,8 +240,14 @@ MUTANTS = (
     Mutant(
         "finishes a copy although no higher one is here",
         _COPIES,
-        "other.rank > flight.rank for other in here)",
+        "other.outranks(flight) for other in here)",
         "other.rank != flight.rank for other in here)",
+    ),
+    Mutant(
+        "takes another's request for a copy",
+        "streams/core/flight.py",
+        " and self.work.identity == other.work.identity",
+        "",
     ),
     Mutant(
         "works two copies of a job at once",

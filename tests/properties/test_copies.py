@@ -14,6 +14,10 @@ from tests.builders import a_ticket, a_work
 JOB = st.sampled_from(["j", "k"])
 
 
+def outranks(one: Flight, other: Flight) -> bool:
+    return one.rank > other.rank and one.work.identity == other.work.identity
+
+
 class CopiesMachine(RuleBasedStateMachine):
     """Copies come, change phase while at work, and go; who is at work follows from their ranks."""
 
@@ -27,9 +31,12 @@ class CopiesMachine(RuleBasedStateMachine):
     def of(self, job_id: str) -> list[Flight]:
         return [each for each in self.here if each.work.job_id == job_id]
 
-    @rule(job_id=JOB, run=st.integers(1, 2), nth=st.integers(1, 2), num=st.integers(0, 1))
-    def come(self, job_id: str, run: int, nth: int, num: int) -> None:
-        work = a_work(job_id, run=run, try_number=nth, crashes=Crashes(num, 0))
+    @rule(
+        job_id=JOB, run=st.integers(1, 2), nth=st.integers(1, 2), num=st.integers(0, 1),
+        identity=st.sampled_from(["its own", "its own", "another's"]),
+    )  # fmt: skip
+    def come(self, job_id: str, run: int, nth: int, num: int, identity: str) -> None:
+        work = a_work(job_id, run=run, try_number=nth, crashes=Crashes(num, 0), identity=identity)
         flight = Flight(a_ticket(self.num_delivered), work)
         self.num_delivered += 1
         before = self.of(job_id)
@@ -48,13 +55,15 @@ class CopiesMachine(RuleBasedStateMachine):
     def is_needless(self, copy: Flight, newest: Flight) -> bool:
         """A higher one is here and nobody waits for an answer about it."""
         assert copy.work.job_id
-        if not any(other.rank > copy.rank for other in self.of(copy.work.job_id)):
+        if not any(outranks(other, copy) for other in self.of(copy.work.job_id)):
             return False
         if copy is not self.at_work[copy.work.job_id]:
             return True
+        if not outranks(newest, copy):
+            return False
         if copy.phase in IN_ENGINE:
             return copy.work.run < newest.work.run
-        return newest.rank > copy.rank and copy.phase in NOT_BEGUN | {Phase.JUDGED}
+        return copy.phase in NOT_BEGUN | {Phase.JUDGED}
 
     def go(self, flight: Flight) -> None:
         job_id = flight.work.job_id
@@ -87,14 +96,16 @@ class CopiesMachine(RuleBasedStateMachine):
             here = self.of(job_id)
             assert self.copies.at_work(job_id) is self.at_work.get(job_id)
             for flight in here:
-                higher = any(other.rank > flight.rank for other in here)
+                higher = any(outranks(other, flight) for other in here)
                 assert self.copies.is_outranked(flight) == higher
                 behind = [
                     each.ticket
                     for each in here
-                    if each is not self.at_work[job_id] and each.rank <= flight.rank
+                    if each is not self.at_work[job_id]
+                    and each.work.identity == flight.work.identity
+                    and each.rank <= flight.rank
                 ]
-                found = self.copies.not_above(job_id, flight.rank)
+                found = self.copies.twins(job_id, flight)
                 assert [each.ticket for each in found] == behind
 
 

@@ -140,10 +140,6 @@ class Evidence:
         """The run of that record cannot be given an outcome: its dead letter is all there is."""
         self._unending.add((partition, offset))
 
-    def highest(self, stage: str, job_id: str) -> Rank:
-        """The highest copy of a job on the stage's topics."""
-        return self._ranks[stage, job_id]
-
     def was_buried(self, job_id: str, run: int) -> bool:
         """Whether a dead letter of the run is on the log."""
         return any(each.job_id == job_id and each.run == run for each in self.dead)

@@ -170,11 +170,8 @@ def _check_conflicts(world: World) -> None:
             request = world.codec.decode(known.value, GenerationRequest)
             is_loser = read_claim(body).request_sha256 != request_sha256(request)
             is_buried = (*at, offset) in buried
-            # A lower copy is finished unworked while a higher one is there (DESIGN 4.7); that the
-            # lower is another's request is not looked at then.
-            is_outranked = world.judge.evidence.highest("prompt", known.job_id) > (1, 1, 0)
-            world.counts["conflicts finished unworked"] += is_loser and not is_buried
-            if is_buried != is_loser and not (is_loser and is_outranked):
+            world.counts["conflicts"] += is_loser
+            if is_buried != is_loser:
                 raise Violation("conflict", f"{at}@{offset}: loser {is_loser}", known.job_id)
 
 

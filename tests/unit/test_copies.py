@@ -86,12 +86,22 @@ def test_outranked_is_what_a_higher_one_is_here_for() -> None:
     assert not copies.is_outranked(Flight(a_ticket(5), a_work(None)))
 
 
-def test_waiting_ones_that_rank_no_higher_are_found() -> None:
-    copies = Copies()
-    copies.add("j", a_flight(0, phase=Phase.RETRYING))
-    equal, higher = a_flight(1), a_flight(2, nth=2)
-    copies.add("j", equal)
-    assert copies.not_above("j", (1, 1, 0)) == [equal]
+def test_twins_are_copies_that_wait_and_rank_no_higher() -> None:
+    copies, first = Copies(), a_flight(0, phase=Phase.RETRYING)
+    copies.add("j", first)
+    twin, higher = a_flight(1), a_flight(2, nth=2)
+    copies.add("j", twin)
     copies.add("j", higher)
-    assert copies.not_above("j", (1, 2, 0)) == [equal, higher]
-    assert copies.not_above("k", (9, 9, 9)) == []
+    assert copies.twins("j", first) == [twin]
+    assert copies.twins("j", higher) == [twin, higher]
+    assert copies.twins("k", first) == []
+
+
+def test_another_request_under_the_job_is_nobodys_copy() -> None:
+    copies, first = Copies(), a_flight(0, phase=Phase.RETRYING)
+    copies.add("j", first)
+    other = Flight(a_ticket(9), a_work("j", identity="another request"))
+    assert copies.add("j", other) == ([], False)
+    assert copies.add("j", a_flight(1, nth=2)) == ([], False)
+    assert not copies.is_outranked(other)
+    assert copies.twins("j", first) == []
