@@ -207,5 +207,5 @@ def test_wishes_are_forgotten_when_no_run_can_last_that_long() -> None:
     stage.at(LIMITS.longest_run_s - 100.0)(Tick())
     assert stage(a_delivery(0, "j")) == [End(T0, a_work("j"), CANCELLED)]
     stage(Ended(T0, ()), Acknowledged(T0))
-    stage.at(LIMITS.longest_run_s)(Tick())
+    stage.at(LIMITS.longest_run_s)(TURN)
     assert stage(a_delivery(1, "j"), TURN) == [started(1, job_id="j")]
