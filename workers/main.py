@@ -20,7 +20,8 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from schemas.codec import Codec, SchemaIds
-from streams.blobs.base import BlobStore, open_store
+from streams.blobs.base import BlobStore
+from streams.blobs.opening import store_of
 from streams.clock import AnchoredClock
 from streams.core.limits import StageLimits
 from streams.core.retry import RetryPolicy
@@ -122,15 +123,7 @@ class Worker:
         self.clock = AnchoredClock()
         self.metrics = WorkerMetrics(stage.name)
         self.codec = Codec(_schema_ids(settings))
-        self.store = open_store(
-            settings.blobs_uri,
-            endpoint=settings.s3_endpoint,
-            access_key=settings.s3_access_key,
-            secret_key=settings.s3_secret_key,
-            region=settings.s3_region,
-            connect_timeout_s=settings.store_connect_ms / 1000,
-            read_timeout_s=settings.store_read_ms / 1000,
-        )
+        self.store = store_of(settings)
 
     def run(self) -> None:
         """Load, join, work, drain.

@@ -68,14 +68,6 @@ def known_store(settings: Settings) -> BlobStore | None:
 
 def make_store(settings: Settings) -> BlobStore:
     """The object store of that pipeline."""
-    from streams.blobs.base import open_store
+    from streams.blobs.opening import store_of  # S3's client takes a while to import
 
-    return open_store(
-        settings.blobs_uri,
-        endpoint=settings.s3_endpoint,
-        access_key=settings.s3_access_key,
-        secret_key=settings.s3_secret_key,
-        region=settings.s3_region,
-        connect_timeout_s=settings.store_connect_ms / 1000,
-        read_timeout_s=settings.store_read_ms / 1000,
-    )
+    return store_of(settings)

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 
 from schemas.codec import Codec
-from streams.blobs.base import open_store
+from streams.blobs.opening import store_of
 from streams.clock import AnchoredClock
 from streams.core.expiry import ExpiryBook
 from streams.errors import PipelineError, SettingsError
@@ -66,15 +66,7 @@ def _run(settings: Settings, client_id: str) -> None:
         def now() -> datetime:
             return utc(clock.now_s())
 
-        store = open_store(
-            settings.blobs_uri,
-            endpoint=settings.s3_endpoint,
-            access_key=settings.s3_access_key,
-            secret_key=settings.s3_secret_key,
-            region=settings.s3_region,
-            connect_timeout_s=settings.store_connect_ms / 1000,
-            read_timeout_s=settings.store_read_ms / 1000,
-        )
+        store = store_of(settings)
         home = partial(home_partition, settings=settings)
         settler = Settler(store, codec, home, now, settings.deadline_s, grace_s)
         sink = KafkaSink(producer_config(settings, client_id))

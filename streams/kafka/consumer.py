@@ -84,7 +84,7 @@ class KafkaSource:
             if message is None:
                 break
             if message.error() is None:
-                task = _task(message)
+                task = task_of(message)
                 try:
                     event = self._intake(task)
                 except SickHost as error:  # the schema registry is away: read it again then
@@ -214,7 +214,8 @@ def _keys(partitions: list[KafkaPartition]) -> tuple[TopicPartition, ...]:
     return tuple(TopicPartition(each.topic, each.partition) for each in partitions)
 
 
-def _task(message: Message) -> Task:
+def task_of(message: Message) -> Task:
+    """A message without an error as a task that is not decoded yet."""
     topic, partition, offset = message.topic(), message.partition(), message.offset()
     assert topic is not None
     assert partition is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -18,6 +17,7 @@ from streams.engine import Task
 from streams.errors import FatalError, SickHost
 from streams.kafka.cluster import ANSWER_S, PAUSE_S, error_of, will_pass
 from streams.kafka.config import ClientConfig
+from streams.kafka.consumer import task_of
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class KafkaTail:
             if message is None:
                 return
             if message.error() is None:
-                yield _task(message)
+                yield task_of(message)
             else:
                 self._on_message_error(message)
 
@@ -133,17 +133,6 @@ class KafkaTail:
             raise FatalError(f"topic {topic}: {error.str()}")
         else:
             log.warning("reading", extra={"topic": topic, "error": error.str()})
-
-
-def _task(message: Message) -> Task:
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
-    key: Any = message.key()
-    value: Any = message.value()
-    headers: Any = message.headers() or ()
-    return Task(None, partition, value, topic, offset, key, tuple(headers), message.timestamp()[1])
 
 
 def _on_error(error: KafkaError) -> None:
