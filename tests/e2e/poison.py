@@ -12,6 +12,7 @@ import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,13 @@ class Bench:
     store: BlobStore
 
     def request(self, **changes: Any) -> GenerationRequest:
-        """A request for that job."""
-        return a_request(
-            job_id=self.job.job_id, tier=self.job.tier, tenant_id=self.job.tenant_id, **changes
-        )
+        """A request for that job, made now: the expirer ends what is overdue."""
+        job, now = self.job, datetime.now(UTC)
+        request = a_request(
+            job_id=job.job_id, tier=job.tier, tenant_id=job.tenant_id, created_at=now,
+            deadline=now + timedelta(hours=1),
+        )  # fmt: skip
+        return replace(request, **changes)
 
     def cleaned(self, conditioning: BlobRef) -> bytes:
         """A cleaned prompt with these embeddings."""
