@@ -54,6 +54,7 @@ def cooperate(world: World) -> None:
         world.tick(0.5)
         check(world)
         if is_quiet(world):
+            assert world.log.unproven() == [], "a job is lost"
             return
     raise AssertionError(f"stuck: {world.state.flights}")
 

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from streams.core.events import Ending, Fault, TopicPartition, Work
+from streams.core.flight import Rank
 from streams.core.limits import StageLimits
 from streams.core.offset_map import OffsetMap
 from streams.core.retry import RetryPolicy
@@ -51,6 +52,7 @@ class Log:
         }
         self.end: dict[TopicPartition, int] = dict.fromkeys(self.partitions, 0)
         self.retried: list[Work] = []
+        self.proven: set[tuple[TopicPartition, int]] = set()  # told here what became of it
 
     def append(self, partition: TopicPartition, gap: int, work: Work, verdict: Verdict) -> None:
         """Put a record at the end of a partition, `gap` offsets further than need be."""
@@ -58,8 +60,30 @@ class Log:
         self.records[partition][offset] = work, verdict
         self.end[partition] = offset + 1
 
+    def unproven(self) -> list[Work]:
+        """Records of which nothing was ever told, and of whose job there is no higher copy.
+
+        Through any number of owners and crashes: once all is committed, these are lost.
+        """
+        works = [work for records in self.records.values() for work, _ in records.values()]
+        highest: dict[str | None, Rank] = {}
+        for work in works:
+            highest[work.job_id] = max(rank_of(work), highest.get(work.job_id, (0, 0, 0)))
+        return [
+            work
+            for partition, records in self.records.items()
+            for offset, (work, _) in records.items()
+            if (partition, offset) not in self.proven
+            and (work.job_id is None or rank_of(work) == highest[work.job_id])
+        ]
+
     def retry(self, partition: TopicPartition, work: Work, due_s: float) -> None:
         """A copy comes back later; on its own partition number, which is all one to the core."""
         copy = dataclasses.replace(work, due_s=due_s)
         self.retried.append(copy)
         self.append(RETRY, 0, copy, None)
+
+
+def rank_of(work: Work) -> Rank:
+    """Copies of a job order by run, try and crashes."""
+    return work.run, work.try_number, work.crashes.num

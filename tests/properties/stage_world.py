@@ -390,6 +390,7 @@ class World:
     def settle(self, ticket: Ticket) -> None:
         """From now on the record may count as finished."""
         self.ours[ticket.partition].settled.add(ticket.offset)
+        self.log.proven.add((ticket.partition, ticket.offset))
 
     # ---- time, wishes, the host
 
