@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -48,7 +49,6 @@ from streams.errors import (
 )
 from workers.fenced import FencedWork, Prepared
 from workers.holding import LONGEST_WAIT_S, Holding
-from workers.io_threads import IoThreads
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class MicroBatchEngine:
         self._stopping = threading.Event()
         self._holding = Holding(self._completions.put, held, self._stopping)
         self.loaded = threading.Event()
-        self._io = IoThreads(io_threads)
+        self._io = ThreadPoolExecutor(io_threads, thread_name_prefix="io")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -157,7 +157,7 @@ class MicroBatchEngine:
         self._live.clear()
         self._ending.clear()
         self._calls.put(None)
-        self._io.stop()
+        self._io.shutdown(wait=True, cancel_futures=True)
         self._thread.join(timeout=LONGEST_WAIT_S)
 
     # ---- on I/O threads

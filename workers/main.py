@@ -6,7 +6,6 @@ start it again), 2 wrong use (starting it again changes nothing).
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -151,7 +150,6 @@ class Worker:
             self._wait_for_model(engine, health)
             if not self.stop.is_wanted:
                 runner = self._join(engine, fenced, health)
-                gc.freeze()  # what is here stays: collections need not look at it again
                 runner.run()
                 if (reason := runner.state.left_because) is not None:
                     raise FatalError(f"this host is sick, others may be well: {reason}")
