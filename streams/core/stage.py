@@ -82,7 +82,7 @@ class StageState:
 
     def poll_timeout_s(self, now_s: float) -> float:
         """How long the loop may wait for records without being late for anything else."""
-        if self._marking or (self._entering and self._may_start):
+        if self._marking or self._entering:
             return self.limits.mark_poll_s
         if self.ours.is_committing or self.is_draining or self._here.num_active:
             return self.limits.busy_poll_s
@@ -164,6 +164,7 @@ class StageState:
         gate = self.ours.gate
         if is_closed:
             self._here.pause(gate.close_all(why))
+            self._withdraw()
         else:
             self._here.resume(gate.open_all(why))
 
@@ -284,12 +285,21 @@ class StageState:
     def _on_committed(self, is_ok: bool) -> None:
         self.ours.committed(is_ok)
         batches, self._marking = self._marking, []
-        if is_ok and self._may_start:
+        if is_ok:
             self._start(batches)
-            return
-        self._entering = batches + self._entering
-        if not is_ok:
+        else:
+            self._entering = batches + self._entering
             self._next_mark_s = self._here.now_s + _MARK_AGAIN_S
+
+    def _withdraw(self) -> None:
+        """Nothing may start now: what has not entered yet waits again, unmarked.
+
+        Or a process that dies while it holds, perhaps for long, would be blamed on it.
+        """
+        self._entering = []
+        for flight in [each for each in self.flights.values() if each.phase is Phase.ENTERING]:
+            self._here.leave_for(flight, Phase.BEHIND)
+            self._here.admit(flight)
 
     def _start(self, batches: list[Batch[Ticket]]) -> None:
         """Their start markers are committed: a crash from here on is told of them."""
@@ -330,7 +340,7 @@ class StageState:
         if self.ours.is_committing or self._here.now_s < self._next_mark_s:
             return
         is_due = self.ours.is_dirty and self._here.now_s >= self._next_commit_s
-        if not is_due and not (self._entering and self._may_start):
+        if not is_due and not self._entering:
             return
         self._marking, self._entering = self._entering, []
         self._next_commit_s = self._here.now_s + self.limits.commit_interval_s

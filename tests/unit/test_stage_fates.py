@@ -10,6 +10,7 @@ from streams.core.events import (
     Acknowledged,
     Assigned,
     Commit,
+    CommitPoint,
     Committed,
     DeadLetter,
     Drain,
@@ -144,8 +145,15 @@ def test_a_loop_that_waits_for_a_marker_looks_very_often() -> None:
     assert stage.state.poll_timeout_s(0.0) == LIMITS.mark_poll_s
     stage(Committed(False))
     assert stage.state.poll_timeout_s(0.0) == LIMITS.mark_poll_s
-    stage(StagePaused(True))
-    assert stage.state.poll_timeout_s(0.0) == LIMITS.busy_poll_s
+    stage(StagePaused(True))  # then nothing enters, and nobody's answer is due
+    assert stage.state.poll_timeout_s(0.0) == LIMITS.poll_s
+
+
+def test_what_had_not_entered_when_a_hold_begins_is_blamed_for_nothing() -> None:
+    stage = Stage(a_delivery(0), Tick(), HostSick("store_away", "gone", is_local=False))
+    assert stage(Committed(True), Tick()) == []
+    assert stage.at(2.0)(Tick()) == [Commit({P0: CommitPoint(0)}, must_finish=False)]
+    assert stage(Committed(True), HostWell(), TURN) == [Resume((P0,)), started(0)]
 
 
 # ---- later
