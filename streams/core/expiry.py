@@ -58,8 +58,8 @@ class _Entry:
         times: list[tuple[float, Kind]] = []
         if self.is_requested:
             deadline_s = self.deadline_s if self.moved_s is None else self.moved_s
-            if deadline_s is not None:
-                times.append((deadline_s + grace_s, "expired"))
+            assert deadline_s is not None, "a request has one, its own or the longest"
+            times.append((deadline_s + grace_s, "expired"))
             if self.cancel_s is not None:
                 times.append((self.cancel_s + grace_s, "cancelled"))
         elif self.redrive_s is not None:

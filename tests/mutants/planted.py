@@ -88,8 +88,8 @@ MUTANTS = (
     Mutant(
         "starts although the marker was refused",
         _STAGE,
-        "        if is_ok and self._may_start:\n",
-        "        if self._may_start:\n",
+        "        if is_ok:\n            self._start(batches)\n",
+        "        if batches:\n            self._start(batches)\n",
     ),
     Mutant(
         "ignores when a retry is due",

@@ -25,3 +25,22 @@ def test_what_is_told_of_runs_that_are_gone_changes_nothing() -> None:
     book.rearmed(key, deadline_s=70)
     book.redriven(key)
     assert (len(book), book.due(1_000, limit=10)) == (0, [])
+
+
+def test_a_wish_for_a_run_that_nobody_requests_is_forgotten() -> None:
+    book, key = a_book(), RunKey("acme", "order-7", 1)
+    book.cancel_wished(key, now_s=0)
+    assert (len(book), book.due(99, limit=10)) == (1, [])
+    assert book.due(101, limit=10) == []
+    assert len(book) == 0
+
+
+def test_a_redrive_that_was_seen_to_keeps_what_else_was_wished_of_the_run() -> None:
+    book, key = a_book(), RunKey("acme", "order-7", 2)
+    book.redrive_wished(key, now_s=0)
+    book.cancel_wished(key, now_s=0)
+    assert [due.kind for due in book.due(6, limit=10)] == ["redrive"]
+    book.redriven(key)
+    assert len(book) == 1
+    book.requested(key, deadline_s=500, payload="request", now_s=7)
+    assert [due.kind for due in book.due(8, limit=10)] == ["cancelled"]
