@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+EVAL_ARGS ?=
+WORK ?= tmp/demo-model
+OUT ?= workers/models/demo/weights
 PROMPT ?= a red circle moving right
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -9,7 +12,7 @@ WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay kill-demo simulate replay \
-  shrink mutants lock clean
+  shrink mutants train-demo-model eval-demo-model lock clean
 
 help:
 	@echo 'make demo             one video from a prompt, on this machine:  make demo PROMPT="a red circle moving right"'
@@ -19,6 +22,8 @@ help:
 	@echo 'make bench            bench-core (pure core), bench-footprint (memory, start-up), bench-relay; held against goals'
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
+	@echo 'make train-demo-model a tiny Wan that obeys its prompt, resumable (WORK=folder, OUT=folder); not there yet: README'
+	@echo 'make eval-demo-model  every prompt through the pipeline, read back from its MP4, held against the goals'
 	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
 	@echo 'make simulate         seeded schedules of faults on an in-memory log:  make simulate N=5000 [SEED=1]'
 	@echo 'make replay SEED=7    one of them with its trace;  make shrink SEED=7  finds the smallest part that fails alike'
@@ -84,6 +89,12 @@ mutants: $(STAMP)
 # Neither file holds an address: any index that serves the same files will do.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+train-demo-model: $(STAMP)
+	$(BIN)/python -m workers.models.demo --work '$(WORK)' --out '$(OUT)'
+
+eval-demo-model: $(STAMP)
+	$(BIN)/python -m tests.bench.demo_model $(EVAL_ARGS)
 
 kill-demo: $(STAMP)
 	$(BIN)/python -m tests.bench.kill_demo
