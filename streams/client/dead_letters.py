@@ -193,16 +193,18 @@ async def read_dead_letters(
     places = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
     async with open_consumer(connection) as consumer:
         with connection.faults():
-            consumer.assign(places)
-            left = {p: end for p, end in (await consumer.end_offsets(places)).items() if end > 0}
-            if since_ms is not None and left:
-                found = await consumer.offsets_for_times(dict.fromkeys(left, max(0, since_ms)))
+            begins = await consumer.beginning_offsets(places)
+            left = await consumer.end_offsets(places)
+            if since_ms is not None:
+                found = await consumer.offsets_for_times(dict.fromkeys(places, max(0, since_ms)))
+                begins |= {place: at.offset for place, at in found.items() if at is not None}
                 left = {place: end for place, end in left.items() if found[place] is not None}
-                consumer.assign(list(left))
-                for place in left:
-                    consumer.seek(place, found[place].offset)
-            else:
-                consumer.assign(list(left))
+            left = {place: end for place, end in left.items() if begins[place] < end}
+            # One assignment, and every position said at once: aiokafka may wait for ever for one
+            # that it looks up itself while the assignment changes.
+            consumer.assign(list(left))
+            for place in left:
+                consumer.seek(place, begins[place])
         stalled_s = 0.0
         while await _drop_reached(connection, consumer, left):
             with connection.faults():
