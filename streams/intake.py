@@ -71,9 +71,18 @@ class Intake:
             origin.try_number,
             origin.crashes,
             None if delay_s is None else raw.timestamp_ms / 1000 + delay_s,
-            request_sha256(record) if isinstance(record, GenerationRequest) else None,
+            _identity(record) if isinstance(record, GenerationRequest) else None,
         )
         return Delivered(partition, raw.offset, work, verdict)
+
+
+def _identity(request: GenerationRequest) -> tuple[str, int]:
+    """What copies of a request share; its run too, which nothing has proved yet.
+
+    Anybody may write a request of run 7. Until the claim of that run is seen, by the engine, it
+    must not stand for run 1; the later topics are written by us alone.
+    """
+    return request_sha256(request), request.run
 
 
 def _identity_fault(job: GenerationRequest | Job) -> Fault | None:

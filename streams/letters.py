@@ -41,11 +41,12 @@ class Origin:
 
 
 def origin_of(task: Task) -> Origin:
-    """What the retry headers of a record say; of a record without them, the record itself.
+    """What the retry headers of a record say; of one that was never retried, the record itself.
 
-    Only we write retry topics; a header that is no number counts as none.
+    Only we write retry topics: elsewhere such headers are a stranger's, and say nothing. One that
+    is no number counts as none.
     """
-    said = texts(task.headers, RETRY_PREFIX)
+    said = texts(task.headers, RETRY_PREFIX) if _is_retried(task) else {}
     return Origin(
         said.get("origin-topic", task.topic),
         _number(said.get("origin-offset"), task.offset),
@@ -81,7 +82,7 @@ def retry_letter(stage: Stage, task: Task, command: Retry) -> Output:
         task.partition,
         task.key,
         task.value,
-        (*_original(task.headers), *_encoded(RETRY_PREFIX, added)),
+        (*_original(task), *_encoded(RETRY_PREFIX, added)),
     )
 
 
@@ -121,7 +122,7 @@ def dead_letter(
         ("kafka_dlt-original-offset", origin.offset.to_bytes(8, "big", signed=True)),
         ("kafka_dlt-original-timestamp", origin.timestamp_ms.to_bytes(8, "big", signed=True)),
     )
-    original = () if command.blob else _original(task.headers)
+    original = () if command.blob else _original(task)
     return Output(
         stage.dead_letters,
         task.partition,
@@ -192,8 +193,15 @@ def _task(command: Retry | DeadLetter) -> Task:
     return command.work.payload
 
 
-def _original(headers: Headers) -> Headers:
-    return tuple(each for each in headers if not each[0].startswith(RETRY_PREFIX))
+def _is_retried(task: Task) -> bool:
+    return ".retry." in task.topic
+
+
+def _original(task: Task) -> Headers:
+    """The headers as the record had them before it was ever retried."""
+    if not _is_retried(task):
+        return task.headers
+    return tuple(each for each in task.headers if not each[0].startswith(RETRY_PREFIX))
 
 
 def _encoded(prefix: str, named: Mapping[str, str]) -> Headers:

@@ -129,3 +129,13 @@ def test_a_retry_copy_is_due_so_long_after_it_was_appended() -> None:
     work = Intake(topology.stage("sampler"), Codec(), same_key, (10, 60))(raw).work
     assert (work.due_s, work.try_number, work.crashes) == (65.0, 3, Crashes(2, 0))
     assert take(a_task()).work.due_s is None
+
+
+def test_a_request_of_another_run_stands_for_no_other() -> None:
+    def identity(**changes: object) -> Hashable:
+        return take(a_task(a_request(**changes)), "prompt").work.identity
+
+    assert identity(created_at=DEADLINE) == identity()
+    assert identity(prompt="another") != identity()
+    assert identity(run=7) != identity(), "nobody has seen yet that run 7 was claimed"
+    assert take(a_task()).work.identity is None

@@ -87,8 +87,15 @@ def test_headers_that_are_no_numbers_count_as_none() -> None:
         ("reel-retry-crashes-alone", b"9" * 30), ("reel-retry-origin-offset", b"\xff"),
         ("reel-retry-origin-timestamp-ms", None),
     )  # fmt: skip
-    task = a_task(offset=3, headers=odd)
+    task = a_task(offset=3, headers=odd, topic="prompts.cleaned.retry.60s")
     assert origin_of(task) == Origin(task.topic, 3, task.timestamp_ms)
+
+
+def test_a_stranger_cannot_say_that_a_record_was_retried() -> None:
+    headers: Headers = (("reel-retry-try", b"4"), ("reel-retry-crashes-alone", b"3"))
+    task = a_task(offset=3, headers=headers)
+    assert origin_of(task) == Origin(task.topic, 3, task.timestamp_ms)
+    assert dead(task).headers[:2] == headers, "they are the original's, and stay"
 
 
 # ---- dead letters
