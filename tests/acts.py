@@ -6,7 +6,6 @@
     weird                     fails for ever with an error that nobody foresaw
     bad                       can never be worked
     full                      too large for the device's memory
-    slow                      takes four seconds
 
 Any other id is that of a good job.
 """
@@ -16,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -89,10 +87,6 @@ def _full() -> None:
     raise OutOfMemory("no memory for it", {"shape": "17x64x64", "rows": "1", "free-bytes": "7"})
 
 
-def _slow() -> None:
-    time.sleep(4.0)
-
-
 _ACTS: Mapping[str, Callable[[], None]] = {
     "sigkill": _sigkill,
     "segfault": _segfault,
@@ -100,5 +94,4 @@ _ACTS: Mapping[str, Callable[[], None]] = {
     "weird": _weird,
     "bad": _bad,
     "full": _full,
-    "slow": _slow,
 }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -38,6 +41,7 @@ class Scene:
         self.broker, self.store = broker, store
         self.done: dict[str, list[VideoDone]] = {}
         self.dead: dict[str, list[dict[str, str]]] = {}  # dead letters' findings, by job
+        self.reached: dict[str, set[str]] = defaultdict(set)  # jobs, by topic
 
     def submit(self, job_ids: Sequence[str]) -> None:
         """Put requests on the log."""
@@ -56,10 +60,19 @@ class Scene:
 
     def wait(self, is_so: Callable[[], bool]) -> None:
         """Keep the stack running until that is so."""
+        self._watch(is_so, self.stack.step)
+
+    def submit_without_sampler(self, job_ids: Sequence[str]) -> None:
+        """Kill the sampler; when it starts again, all of these wait for it."""
+        os.kill(self.stack.pids()["sampler"], signal.SIGKILL)
+        self.submit(job_ids)
+        self._watch(lambda: self.reached["prompts.cleaned"] >= set(job_ids), lambda: None)
+
+    def _watch(self, is_so: Callable[[], bool], step: Callable[[], None]) -> None:
         give_up_s = time.monotonic() + GIVE_UP_S
         while not is_so():
             assert time.monotonic() < give_up_s, (self.said, self.done, self.dead)
-            self.stack.step()
+            step()
             for message in self._tail.read():
                 self._take(message)
 
@@ -74,10 +87,11 @@ class Scene:
             assert value is not None
             done = CODEC.decode(value, VideoDone)
             self.done.setdefault(done.job_id, []).append(done)
-        else:
+        elif topic.endswith(".dlt"):
             headers: Any = message.headers() or ()
             found = texts(headers, DLT_PREFIX)
             self.dead.setdefault(key.decode(), []).append(found)
+        self.reached[topic].add(key.decode())
 
     def ended(self, job_id: str) -> tuple[str, str | None]:
         """How a job ended: status and reason code; every VideoDone must say the same."""
@@ -120,6 +134,8 @@ def open_scene(folder: Path, kafka_home: Path) -> Iterator[Scene]:
             settings, cache=folder, broker=None, worker_argv=(sys.executable, "-m", "tests.echo")
         )
         with LocalStack(plan, said.append) as stack:
-            topics = [VIDEOS_DONE, *(each.dead_letters for each in worker_stages())]
+            stages = worker_stages()
+            topics = [str(each.writes) for each in stages]
+            topics += [each.dead_letters for each in stages]
             with Tail(broker.bootstrap, topics) as tail:
                 yield Scene(stack, tail, said, broker, store)
