@@ -46,7 +46,9 @@ def origin_of(task: Task) -> Origin:
     Only we write retry topics: elsewhere such headers are a stranger's, and say nothing. One that
     is no number counts as none.
     """
-    said = texts(task.headers, RETRY_PREFIX) if _is_retried(task) else {}
+    if not _is_retried(task):
+        return Origin(task.topic, task.offset, task.timestamp_ms)
+    said = texts(task.headers, RETRY_PREFIX)
     return Origin(
         said.get("origin-topic", task.topic),
         _number(said.get("origin-offset"), task.offset),

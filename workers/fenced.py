@@ -106,7 +106,9 @@ class FencedWork:
         winner = self._fences.publish_result(
             tenant, job, run, self.stage.name, prepared.edition, body
         )
-        return (self._next_output(task, self._decode(winner, type(record)), winner),)
+        if winner != body:  # another try of ours was first
+            record = self._decode(winner, type(record))
+        return (self._next_output(task, record, winner),)
 
     def end(self, task: Task, ending: Ending) -> tuple[Output, ...]:
         """Give the run an outcome other than completed; tells the one that stands.

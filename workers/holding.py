@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Self
 
 from streams.core.events import HostSick, HostWell
 from streams.errors import SickHost
@@ -16,14 +16,26 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 
 
 class Hold:
-    """One call that is tried until it succeeds, or nobody waits for it any more."""
+    """One call that is tried until it succeeds, or nobody waits for it any more.
+
+    A context manager around the tries.
+    """
 
     def __init__(self, holding: Holding) -> None:
         self._holding = holding
+        self._has_waited = False
         self._wait_s = FIRST_WAIT_S
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._has_waited:
+            self._holding.end(self)
 
     def sit_out(self, error: SickHost) -> None:
         """Wait before the next try, longer each time."""
+        self._has_waited = True
         self._holding.begin(self, error)
         log.warning("holding", extra={"error": str(error), "next_try_s": self._wait_s})
         self._holding.stopping.wait(self._wait_s)
@@ -48,18 +60,9 @@ class Holding:
         self._lock = threading.Lock()
         self._waiting: set[Hold] = set()
 
-    @contextmanager
-    def patiently(self) -> Iterator[Hold]:
+    def patiently(self) -> Hold:
         """Around the tries of one call."""
-        hold = Hold(self)
-        try:
-            yield hold
-        finally:
-            with self._lock:
-                if hold in self._waiting:
-                    self._waiting.remove(hold)
-                    if not self._waiting:
-                        self._tell(HostWell())
+        return Hold(self)
 
     def begin(self, hold: Hold, error: SickHost) -> None:
         """A call must wait because of that."""
@@ -68,3 +71,10 @@ class Holding:
             if hold not in self._waiting:
                 self._waiting.add(hold)
                 self._tell(HostSick(error.reason_code, str(error), error.is_local))
+
+    def end(self, hold: Hold) -> None:
+        """A call that had to wait does no longer."""
+        with self._lock:
+            self._waiting.remove(hold)
+            if not self._waiting:
+                self._tell(HostWell())

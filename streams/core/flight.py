@@ -29,6 +29,9 @@ Rank = tuple[int, int, int]
 class Phase(Enum):
     """Where in its life a delivered record is."""
 
+    # Members are alone of their kind; Enum's own hash is that of the name, made anew each time.
+    __hash__ = object.__hash__
+
     BEHIND = auto()  # another copy of its job is at work
     DELAYED = auto()  # not due yet
     WAITING = auto()  # for a batch

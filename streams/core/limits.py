@@ -26,5 +26,5 @@ class StageLimits:
     commit_interval_s: float = 1.0
     drain_s: float = 20.0
     poll_s: float = 0.1
-    busy_poll_s: float = 0.01  # while answers of engine or producer are due
-    mark_poll_s: float = 0.002  # while a batch waits for its start marker
+    busy_poll_s: float = 0.01  # at most, while answers of engine or producer are due
+    shortest_poll_s: float = 0.001  # while a start marker, or what comes soon, is due

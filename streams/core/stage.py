@@ -61,6 +61,7 @@ class StageState:
         self._entering: list[Batch[Ticket]] = []  # their start markers are to be committed
         self._marking: list[Batch[Ticket]] = []  # they are being committed
         self._drain_until_s: float | None = None
+        self._event_s = 0.0  # when something last happened but time
         self._next_commit_s = self._next_mark_s = self._next_forgetting_s = 0.0
 
     # ---- what the loop asks
@@ -83,9 +84,11 @@ class StageState:
     def poll_timeout_s(self, now_s: float) -> float:
         """How long the loop may wait for records without being late for anything else."""
         if self._marking or self._entering:
-            return self.limits.mark_poll_s
+            return self.limits.shortest_poll_s
         if self.ours.is_committing or self.is_draining or self._here.num_active:
-            return self.limits.busy_poll_s
+            # As long again as nothing has happened: soon for what is quick, seldom for the rest.
+            quiet_s = max(self.limits.shortest_poll_s, now_s - self._event_s)
+            return min(self.limits.busy_poll_s, quiet_s)
         due_s = self._here.batches.next_due_s()
         if due_s is None or not self._may_start:
             return self.limits.poll_s
@@ -94,6 +97,8 @@ class StageState:
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take note of an event; what is to be done about it, in order."""
         self._here.now_s = now_s
+        if type(event) is not ev.Tick:
+            self._event_s = now_s
         match event:
             case ev.Delivered():
                 self._on_delivered(event)

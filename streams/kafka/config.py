@@ -34,6 +34,9 @@ def consumer_config(settings: Settings, group: str, client_id: str) -> ClientCon
         "max.poll.interval.ms": settings.max_poll_interval_ms,
         "queued.min.messages": 2 * settings.window,
         "queued.max.messages.kbytes": settings.prefetch_kb,
+        # Above, a partition whose queue was full is fetched again after this; librdkafka's own
+        # second is an age for a worker that has emptied so short a queue in a moment.
+        "fetch.queue.backoff.ms": 20,
         "fetch.message.max.bytes": 256 * 1024,
         "fetch.wait.max.ms": settings.poll_ms,
     }

@@ -37,6 +37,9 @@ from tests.bench.goals import Goals, print_table
 from tests.bench.relay_side import BARE, Figures, Plan
 
 REPEATS = 3
+#: A stage whose work is no effort has no reason to take few records at once. What the default, made
+#: for work that fills a device, costs instead is a table of its own.
+BATCH_MAX = 32
 MAX_RATIO, MIN_RATE_RATIO = 2, 0.5
 LIMIT_S = 600.0
 
@@ -49,6 +52,7 @@ class Case:
     text: str
     stages: tuple[Stage, ...]
     total: int
+    batch_max: int = BATCH_MAX
     has_events: bool = False
     stores: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # settings, by side
 
@@ -108,6 +112,7 @@ class Bench:
             {
                 "bootstrap": self._settings.bootstrap,
                 "home": self._folder / "home",
+                "batch_max": case.batch_max,
                 **case.stores.get(side, {}),
             }
         )
@@ -165,17 +170,22 @@ def main(arguments: list[str]) -> int:
         with ApacheKafka(folder / "kafka", home=read_settings().home) as broker:
             bench = Bench(folder, broker.bootstrap, repeats)
             _fences_off(bench, goals, percent)
-            off = bench.run(Case("warm", "", worker_stages(), 60 * percent // 100 + 40))
+            off = bench.run(Case("few", "", worker_stages(), 600 * percent // 100))
             _fences_on(bench, goals, percent, folder, off)
     return goals.report()
 
 
 def _fences_off(bench: Bench, goals: Goals, percent: int) -> None:
-    total = 3000 * percent // 100
+    total = 6000 * percent // 100
     plain = Case("plain", "fences off, no job events", STAGES, total)
     _report(plain, bench.run(plain), goals)
-    told = Case("events", "fences off, job events on both sides", worker_stages(), total, True)
+    told = Case(
+        "events", "fences off, job events on both sides", worker_stages(), total, has_events=True
+    )
     _report(told, bench.run(told), goals)
+    small = Settings().batch_max
+    few = Case("small", f"as plain, batches of {small}", worker_stages(), total, small)
+    _report(few, bench.run(few), None)
 
 
 def _fences_on(
@@ -198,9 +208,12 @@ def _fences_on(
 
 
 def _report(
-    case: Case, found: Mapping[str, Medians], goals: Goals, off: Mapping[str, Medians] | None = None
+    case: Case,
+    found: Mapping[str, Medians],
+    goals: Goals | None,
+    off: Mapping[str, Medians] | None = None,
 ) -> None:
-    """A table of the stages; the median stage is held against the goals."""
+    """A table of the stages; the median stage is held against the goals, where there are any."""
     print(f"\n{case.text}: {case.total} records a repeat, medians", flush=True)
     head = ["stage", "bare us", "ours us", "ratio", "bare/s", "ours/s", "rate ratio", "batch"]
     rows = []
@@ -215,6 +228,8 @@ def _report(
         if off is not None:
             rows[-1].append(f"{each.bare_us - off[name].bare_us:.0f}")
     print_table([*head, "calls us"] if off is not None else head, rows)
+    if goals is None:
+        return
     ratio = statistics.median(each.ratio for each in found.values())
     rate_ratio = statistics.median(each.rate_ratio for each in found.values())
     goals.at_most(f"relay_cpu_ratio_{case.name}_median_stage", ratio, MAX_RATIO)

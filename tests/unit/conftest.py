@@ -7,13 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.unit.engine_rig import Rig
-from workers import holding
+from workers import engine, holding
 
 
 @pytest.fixture
-def rig_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def worth_a_thread_s() -> float:
+    """0.0: rows are fetched and stored on I/O threads; infinity: on the engine's."""
+    return 0.0
+
+
+@pytest.fixture
+def rig_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth_a_thread_s: float) -> Path:
     """A store's folder; holds are short here."""
     monkeypatch.setattr(holding, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(engine, "_WORTH_A_THREAD_S", worth_a_thread_s)
     return tmp_path / "blobs"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,12 @@ from workers.stage_work import Report
 
 CANCELLED = Ending("cancelled", "cancelled", "cancelled by request")
 TENANT, STAGE = "acme", "sampler"
+
+
+@pytest.fixture(params=[0.0, math.inf], ids=["I/O threads", "engine thread"])
+def worth_a_thread_s(request: pytest.FixtureRequest) -> float:
+    """Rows are fetched and stored on either kind of thread."""
+    return float(request.param)
 
 
 # ---- batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 
@@ -46,6 +47,17 @@ def test_a_sick_host_under_a_computation_is_waited_for_and_nobody_fails(rig: Rig
         assert {type(each) for each in rig.wait_for(2)} == {Emitted}
         assert rig.work.batches == 3 * [["a", "b"]]
         assert rig.held == 2 * ["sick_host"]
+
+
+@pytest.mark.parametrize("worth_a_thread_s", [math.inf])  # rows begin on the engine thread
+def test_a_row_that_waits_leaves_the_engine_thread_to_others(rig: Rig) -> None:
+    with rig:
+        rig.work.on_fetch = raising(SickHost("refused"), "sick")
+        rig.start(*tasks_of("sick"))
+        rig.wait_for_word(1)
+        rig.start(*tasks_of("x", "well")[1:])
+        (answer,) = rig.wait_for(1)
+        assert latents_of(answer).job.job_id == "well"
 
 
 def test_a_store_that_is_away_is_away_for_every_host(rig: Rig) -> None:

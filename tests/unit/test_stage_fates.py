@@ -142,9 +142,9 @@ def test_a_pause_while_the_marker_is_committed_delays_the_start() -> None:
 
 def test_a_loop_that_waits_for_a_marker_looks_very_often() -> None:
     stage = Stage(a_delivery(0), Tick())
-    assert stage.state.poll_timeout_s(0.0) == LIMITS.mark_poll_s
+    assert stage.state.poll_timeout_s(0.0) == LIMITS.shortest_poll_s
     stage(Committed(False))
-    assert stage.state.poll_timeout_s(0.0) == LIMITS.mark_poll_s
+    assert stage.state.poll_timeout_s(0.0) == LIMITS.shortest_poll_s
     stage(StagePaused(True))  # then nothing enters, and nobody's answer is due
     assert stage.state.poll_timeout_s(0.0) == LIMITS.poll_s
 

@@ -268,7 +268,10 @@ def test_an_idle_loop_waits_as_long_as_it_may() -> None:
 
 
 def test_a_loop_with_answers_due_looks_often() -> None:
-    assert Stage(a_delivery(0), TURN).state.poll_timeout_s(0.0) == LIMITS.busy_poll_s
+    timeout_s = Stage(a_delivery(0), TURN).state.poll_timeout_s
+    assert timeout_s(0.0) == LIMITS.shortest_poll_s  # an event a moment ago: the next is near
+    assert timeout_s(0.004) == 0.004
+    assert timeout_s(1.0) == LIMITS.busy_poll_s  # nothing for long: a batch that takes its time
 
 
 def test_a_loop_with_a_batch_in_the_making_wakes_when_that_is_due() -> None:
