@@ -1,8 +1,7 @@
-"""The micro-batch engine: fetch on I/O threads, compute on one engine thread, store on I/O threads.
+"""What all engines do: fetch on I/O threads, compute on one engine thread, store on I/O threads.
 
-While one batch computes, the next one's inputs are fetched and the last one's results are stored.
+While some rows compute, the inputs of the next are fetched and the results of the last are stored.
 Where that takes microseconds, as it does without a network, the engine thread does it all.
-A row that fails in a batch is found by halving, so its neighbours complete.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import queue
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,7 +46,6 @@ from streams.errors import (
     InvalidRecord,
     OutOfMemory,
     PipelineError,
-    Rejected,
     SettingsError,
     SickHost,
 )
@@ -57,12 +56,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PROGRESS_EVERY_S = 0.5
+PROGRESS_EVERY_S = 0.5
 _WORTH_A_THREAD_S = 0.00025
-
-
-class _Abandoned(Exception):
-    """Nobody waits for this any more."""
 
 
 class _Pace:
@@ -102,8 +97,8 @@ class _Batch:
             return self.num_unsettled == 0
 
 
-class MicroBatchEngine:
-    """Runs a stage's work on batches; implements `streams.engine.Engine`."""
+class RowEngine(ABC):
+    """What engines share; implements `streams.engine.Engine` but for what rows go through."""
 
     def __init__(
         self,
@@ -225,7 +220,7 @@ class MicroBatchEngine:
         elif prepared is not None:
             self._answer(Emitted(ticket, prepared))
         if batch.settle(row) and batch.ready:
-            self._calls.put(partial(self._compute, batch.ready))
+            self._calls.put(partial(self._enter, batch.ready))
 
     def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> None:
         outputs = self._answered(ticket, lambda: self._fenced.complete(row, result, timing))
@@ -267,7 +262,7 @@ class MicroBatchEngine:
                 except FatalError:
                     raise
                 except Exception as error:  # the record's work failed: by its type it has a fate
-                    _log_failure(error)
+                    log_failure(error)
                     fault = fault_of(error)
                     self._answer(NotEnded(ticket, fault) if is_end else Failed(ticket, fault))
                     return None
@@ -284,11 +279,19 @@ class MicroBatchEngine:
         try:
             self._fenced.work.load()
             self.loaded.set()
-            while (call := self._calls.get()) is not None:
+            while (call := self._next_call()) is not None:
                 call()
         except BaseException as error:
             self._crash = error
             self.loaded.set()
+
+    def _next_call(self) -> Callable[[], None] | None:
+        """What the engine thread does next, waiting for it; None: it ends."""
+        return self._calls.get()
+
+    @abstractmethod
+    def _enter(self, rows: Sequence[tuple[Ticket, Prepared]]) -> None:
+        """These have their inputs; some may be dropped already."""
 
     def _probe(self) -> None:
         """Whatever goes wrong with a job that is known to be good is this host's fault."""
@@ -297,84 +300,10 @@ class MicroBatchEngine:
         except (FatalError, SettingsError):
             raise
         except Exception as error:
-            _log_failure(error)
+            log_failure(error)
             self._completions.put(Probed(is_ok=False, is_local=getattr(error, "is_local", True)))
         else:
             self._completions.put(Probed(is_ok=True))
-
-    def _compute(self, rows: list[tuple[Ticket, Prepared]]) -> None:
-        rows = [row for row in rows if row[0] in self._live]
-        if not rows:
-            return
-        for _, prepared in rows:
-            self._announce(prepared.task, "started", batched_with=len(rows))
-        started_at, started_s = _now(), time.monotonic()
-        error: Exception | None = None
-        results: Sequence[Any] = ()
-        try:
-            results = self._patiently(rows)
-        except _Abandoned:
-            return
-        except (FatalError, SettingsError):
-            raise
-        except Exception as caught:  # anything a batch can raise is one of its rows' failure
-            _log_failure(caught)
-            error = _without_tensors(caught, len(rows))
-        if error is not None:
-            self._bisect(rows, error)
-            return
-        assert len(results) == len(rows), "compute answers every row"
-        compute_s = time.monotonic() - started_s
-        self._computed(compute_s)
-        timing = StageTiming(
-            self._fenced.stage.name, started_at, _now(), compute_s / len(rows), len(rows),
-            self._worker,
-        )  # fmt: skip
-        done = []
-        for (ticket, prepared), result in zip(rows, results, strict=True):
-            if isinstance(result, Exception) and not isinstance(result, Rejected):
-                self._answer(Failed(ticket, fault_of(result)))
-            else:
-                done.append((ticket, prepared, result))
-        self._hand_off(self._complete, self._completes, done, timing)
-
-    def _patiently(self, rows: list[tuple[Ticket, Prepared]]) -> Sequence[Any]:
-        """The batch's results; a sick host is waited for while somebody waits for them."""
-        inputs = [prepared.inputs for _, prepared in rows]
-        report = self._reporter(rows)
-        with self._holding.patiently() as hold:
-            while True:
-                try:
-                    return self._fenced.work.compute(inputs, report)
-                except SickHost as error:
-                    hold.sit_out(error)
-                if not any(ticket in self._live for ticket, _ in rows):
-                    raise _Abandoned
-
-    def _bisect(self, rows: list[tuple[Ticket, Prepared]], error: Exception) -> None:
-        if len(rows) == 1:
-            self._answer(Failed(rows[0][0], fault_of(error)))
-            return
-        middle = len(rows) // 2
-        self._compute(rows[:middle])
-        self._compute(rows[middle:])
-
-    def _reporter(self, rows: list[tuple[Ticket, Prepared]]) -> Callable[[int, int], None]:
-        told_s = time.monotonic()
-
-        def report(step: int, num_steps: int) -> None:
-            nonlocal told_s
-            if self._stopping.is_set() or not any(ticket in self._live for ticket, _ in rows):
-                raise _Abandoned
-            now_s = time.monotonic()
-            if step < num_steps and now_s - told_s < _PROGRESS_EVERY_S:
-                return
-            told_s = now_s
-            for ticket, prepared in rows:
-                if ticket in self._live:
-                    self._announce(prepared.task, "progress", step=step, num_steps=num_steps)
-
-        return report
 
     def _announce(
         self,
@@ -392,7 +321,7 @@ class MicroBatchEngine:
             tenant_id=job.tenant_id,
             stage=self._fenced.stage.name,
             kind=kind,
-            at=_now(),
+            at=now(),
             worker=self._worker,
             batched_with=batched_with,
             step=step,
@@ -417,7 +346,7 @@ def fault_of(error: Exception) -> Fault:
     return Fault(Fate.LATER, "internal_error", type(error).__name__)
 
 
-def _without_tensors(error: Exception, num_rows: int) -> Exception:
+def without_tensors(error: Exception, num_rows: int) -> Exception:
     """The error, to be raised or told later: tracebacks and causes keep a batch's tensors alive."""
     if isinstance(error, MemoryError):
         return OutOfMemory("no memory on the host", {"rows": str(num_rows)})
@@ -425,7 +354,7 @@ def _without_tensors(error: Exception, num_rows: int) -> Exception:
     return error.with_traceback(None)
 
 
-def _log_failure(error: Exception) -> None:
+def log_failure(error: Exception) -> None:
     """Log where an error came from; the message of a foreign one may quote the prompt."""
     if isinstance(error, PipelineError):
         log.warning("work failed", extra={"reason": error.reason_code, "error": str(error)})
@@ -435,5 +364,6 @@ def _log_failure(error: Exception) -> None:
     log.error("work failed", extra={"error": type(error).__name__, "where": where})
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """The time of day."""
     return datetime.now(UTC)

@@ -37,10 +37,12 @@ from streams.placement import home_partition
 from streams.runner import StageRunner
 from streams.settings import Settings, read_settings
 from streams.topology import Stage, worker_stages
-from workers.engine import MicroBatchEngine
+from workers.batch_engine import MicroBatchEngine
+from workers.engine import RowEngine
 from workers.fenced import FencedWork
 from workers.prompt.admit import AdmissionRules
-from workers.stage_work import StageWork
+from workers.stage_work import StageWork, SteppedWork
+from workers.step_engine import StepEngine
 from workers.torch_device import DeviceSettings
 
 log = logging.getLogger("worker")
@@ -143,9 +145,7 @@ class Worker:
         work = self._build(self.stage, settings, self.store)
         place = partial(home_partition, settings=settings) if self.stage.name == "prompt" else None
         fenced = FencedWork(work, self.stage, self.store, self.codec, _now, place)
-        engine = MicroBatchEngine(
-            fenced, self.name, settings.io_threads, self.metrics.held, self.metrics.stage_seconds
-        )
+        engine = self._engine(fenced)
         try:
             self._wait_for_model(engine, health)
             if not self.stop.is_wanted:
@@ -158,13 +158,20 @@ class Worker:
             health.stop()
         log.info("drained")
 
-    def _wait_for_model(self, engine: MicroBatchEngine, health: Health) -> None:
+    def _engine(self, fenced: FencedWork) -> RowEngine:
+        settings, metrics = self.settings, self.metrics
+        shared = fenced, self.name, settings.io_threads, metrics.held, metrics.stage_seconds
+        if isinstance(fenced.work, SteppedWork):
+            return StepEngine(*shared, metrics.stepped, settings.step_rows_max)
+        return MicroBatchEngine(*shared)
+
+    def _wait_for_model(self, engine: RowEngine, health: Health) -> None:
         while not engine.loaded.wait(timeout=0.1) and not self.stop.is_wanted:
             health.turned(self.clock.now_s())
         list(engine.completions())  # raises what went wrong
         health.done("model loaded")
 
-    def _join(self, engine: MicroBatchEngine, fenced: FencedWork, health: Health) -> StageRunner:
+    def _join(self, engine: RowEngine, fenced: FencedWork, health: Health) -> StageRunner:
         from streams.kafka.admin import group_protocol_supported
         from streams.kafka.config import consumer_config, controls_config, producer_config
         from streams.kafka.consumer import KafkaSource
@@ -181,7 +188,7 @@ class Worker:
         controls = KafkaControls(controls_config(settings, client_id), self.stage.name, self.codec)
         watch = WorkerWatch(self.metrics, health, controls, settings.join_timeout_ms / 1000)
         runner = StageRunner(
-            StageState(_limits(settings)),
+            StageState(_limits(settings, isinstance(fenced.work, SteppedWork))),
             KafkaSource(
                 consumer_config(settings, self.stage.group, client_id),
                 [self.stage.reads, *self.stage.retries(settings.retry_delays_s)],
@@ -213,12 +220,14 @@ def _schema_ids(settings: Settings) -> SchemaIds | None:
     return RegistrySchemaIds(settings.schema_registry_url)
 
 
-def _limits(settings: Settings) -> StageLimits:
+def _limits(settings: Settings, is_stepped: bool) -> StageLimits:
+    """Work in steps takes each record as it comes, up to the resident set."""
     return StageLimits(
         window_high=settings.window,
         window_low=settings.window_resume,
-        batch_max=settings.batch_max,
-        batch_age_s=settings.batch_age_ms / 1000,
+        batch_max=1 if is_stepped else settings.batch_max,
+        batch_age_s=0.0 if is_stepped else settings.batch_age_ms / 1000,
+        max_batches=settings.resident_max if is_stepped else StageLimits().max_batches,
         retry=RetryPolicy(settings.retry_delays_s, settings.max_tries),
         breaker_limit=settings.breaker_limit,
         leave_after_s=settings.sick_ms / 1000,

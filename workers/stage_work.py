@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from schemas.records import Record, StageTiming
 from streams.engine import Task
@@ -40,14 +40,7 @@ class StageWork(Protocol):
         """
 
     def fetch(self, task: Task) -> Any:
-        """The inputs that `compute` gets; on an I/O thread."""
-
-    def compute(self, batch: Sequence[Any], report: Report) -> Sequence[Any]:
-        """The results, in order; an exception in a row's place is that row's failure.
-
-        On the engine thread, alone. Call `report(step, num_steps)` after each step: it may raise
-        to abandon the batch.
-        """
+        """The inputs of the computation; on an I/O thread."""
 
     def probe(self) -> None:
         """Work a small job that is known to be good; whatever it raises is this host's fault.
@@ -57,3 +50,50 @@ class StageWork(Protocol):
 
     def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
         """Put a result's blobs into the store; the record that tells of it. On an I/O thread."""
+
+
+class BatchWork(StageWork, Protocol):
+    """Work that is done on a batch, from beginning to end (workers/batch_engine.py)."""
+
+    def compute(self, batch: Sequence[Any], report: Report) -> Sequence[Any]:
+        """The results, in order; an exception in a row's place is that row's failure.
+
+        On the engine thread, alone. Call `report(step, num_steps)` after each step: it may raise
+        to abandon the batch.
+        """
+
+
+@runtime_checkable
+class SteppedWork(StageWork, Protocol):
+    """Work that is done in steps, each on the jobs that are there by then (step_engine.py).
+
+    All on the engine thread, alone. A job's state is a value: a step makes a new one and leaves the
+    old as it was, so a step that fails can be done again, with fewer rows.
+    """
+
+    def open(self, inputs: Any) -> Any:
+        """The state of a job before its first step, from what `fetch` gave."""
+
+    def width(self, state: Any) -> int:
+        """How many rows of a forward it takes."""
+
+    def step_key(self, state: Any) -> Hashable:
+        """Jobs whose next steps may share a forward have equal keys."""
+
+    def steps(self, state: Any) -> tuple[int, int]:
+        """How many steps are done, and of how many."""
+
+    def step(self, states: Sequence[Any], is_split: bool) -> Sequence[Any]:
+        """The states after one more step; an exception in a job's place is that job's failure.
+
+        `is_split`: a guided job's rows go through two forwards, for want of memory.
+
+        Raises:
+            OutOfMemory: no state has changed.
+        """
+
+    def result(self, state: Any) -> Any:
+        """What `store` gets once all steps are done, or an exception: the job's failure."""
+
+    def free_memory(self) -> None:
+        """Give back what is cached."""

@@ -49,8 +49,12 @@ METRICS = (
     Metric("reel_holding", "gauge", "1 while work waits for a sick host or store."),
     Metric("reel_batch_records", "histogram", "Records in a started batch.",
            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)),
-    Metric("reel_stage_seconds", "histogram", "Time in the engine, per batch.",
+    Metric("reel_stage_seconds", "histogram", "Time in the engine: a batch's or a job's.",
            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)),
+    Metric("reel_step_rows", "histogram", "Rows of a denoising step, guidance rows included.",
+           buckets=(1, 2, 4, 8, 16, 32, 64)),
+    Metric("reel_step_seconds", "histogram", "Time of a denoising step.",
+           buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)),
     Metric("reel_in_flight_records", "gauge", "Records delivered and not finished."),
     Metric("reel_waiting_records", "gauge", "Records in flight that wait for a batch."),
     Metric("reel_commit_lag_records", "gauge", "Delivered and not committed.",
@@ -89,6 +93,8 @@ class WorkerMetrics:
         self._holding = gauge("reel_holding").labels(stage)
         self._batch = histogram("reel_batch_records").labels(stage)
         self._stage_seconds = histogram("reel_stage_seconds").labels(stage)
+        self._step_rows = histogram("reel_step_rows").labels(stage)
+        self._step_seconds = histogram("reel_step_seconds").labels(stage)
         self._in_flight = gauge("reel_in_flight_records").labels(stage)
         self._waiting = gauge("reel_waiting_records").labels(stage)
         self._commit_lag = gauge("reel_commit_lag_records")
@@ -142,6 +148,11 @@ class WorkerMetrics:
     def stage_seconds(self, seconds: float) -> None:
         """The engine was busy with a batch for so long."""
         self._stage_seconds.observe(seconds)
+
+    def stepped(self, num_rows: int, seconds: float) -> None:
+        """A denoising step of so many rows took so long."""
+        self._step_rows.observe(num_rows)
+        self._step_seconds.observe(seconds)
 
     def in_flight(self, num_records: int) -> None:
         """So many records are delivered and not finished."""

@@ -37,7 +37,7 @@ from streams.runner import StageRunner, Watch
 from streams.settings import Settings, read_settings
 from streams.topology import JOB_EVENTS, Stage
 from tests.echo import echo, job_of, next_record
-from workers.engine import MicroBatchEngine
+from workers.engine import RowEngine
 from workers.fenced import FencedWork
 from workers.main import Worker
 
@@ -170,7 +170,7 @@ class MeteredWorker(Worker):
         if not plan.has_fences:
             self.store: BlobStore = NoStore()
 
-    def _join(self, engine: MicroBatchEngine, fenced: FencedWork, health: Health) -> StageRunner:
+    def _join(self, engine: RowEngine, fenced: FencedWork, health: Health) -> StageRunner:
         runner = super()._join(engine, fenced, health)
         runner.watch = MeteredWatch(runner.watch, self.meter, runner.drain)
         return runner
@@ -184,7 +184,7 @@ def ours(plan: Plan, stage: Stage, settings: Settings) -> Figures:
     worker = MeteredWorker(plan, stage, settings)
     with ExitStack() as stack:
         if not plan.has_events:
-            stack.enter_context(patch.object(MicroBatchEngine, "_announce", lambda *_, **__: None))
+            stack.enter_context(patch.object(RowEngine, "_announce", lambda *_, **__: None))
         worker.run()
     return worker.meter.figures()
 

@@ -187,12 +187,13 @@ def test_no_record_makes_a_stages_work_end_the_process(
         return
     stage = topology.stage("finisher")
     deliver(stage, Task(None, 3, value, stage.reads, 0, b"k", (), 0))
-    fenced = FencedWork(FinisherWork(store), stage, store, CODEC, lambda: datetime.now(UTC))
+    work = FinisherWork(store)
+    fenced = FencedWork(work, stage, store, CODEC, lambda: datetime.now(UTC))
     task = Task(record, 3, value, stage.reads, 0, b"k")
     try:
         prepared = fenced.prepare(task)
         if isinstance(prepared, Prepared):
-            (film,) = fenced.work.compute([prepared.inputs], lambda *_: None)
+            (film,) = work.compute([prepared.inputs], lambda *_: None)
             fenced.complete(prepared, film, a_timing(stage="finisher"))
     except FatalError:
         raise

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from schemas.records import StageTiming
 from streams.core.events import (
@@ -36,6 +36,7 @@ from streams.engine import Task
 from streams.errors import FatalError, PipelineError, Rejected, SickHost
 from workers.engine import fault_of
 from workers.fenced import FencedWork, Prepared
+from workers.stage_work import BatchWork
 
 _HOLD_FIRST_S, _HOLD_LONGEST_S = 0.3, 2.0
 
@@ -258,7 +259,8 @@ class SimulatedEngine:
         results: Any = ()
         if rows:
             try:
-                results = self._fenced.work.compute([row.inputs for _, row in rows], _unreported)
+                work = cast(BatchWork, self._fenced.work)
+                results = work.compute([row.inputs for _, row in rows], _unreported)
             except SickHost as error:
                 again = partial(
                     self._compute, rows, self._hold(hold, error), min(2 * wait_s, _HOLD_LONGEST_S)

@@ -39,8 +39,8 @@ from workers.finisher.work import FinisherWork
 from workers.models.card import read_card
 from workers.prompt.admit import AdmissionRules
 from workers.prompt.work import PromptWork
-from workers.sampler.work import Conditioned, SamplerWork
-from workers.stage_work import StageWork
+from workers.sampler.work import Conditioned, Denoising, SamplerWork
+from workers.stage_work import BatchWork, SteppedWork
 from workers.torch_device import DeviceSettings, open_device
 
 pytestmark = pytest.mark.torch
@@ -114,12 +114,25 @@ def expected(oracle: Any, wish: GenerationRequest, output_type: str) -> npt.NDAr
     return np.asarray(frames)
 
 
-def work_through(work: StageWork, records: Sequence[Any]) -> list[Any]:
+def denoised(work: SteppedWork, inputs: Sequence[Any]) -> list[Any]:
+    """All steps of jobs that begin and, having equally many, end together."""
+    states: list[Any] = [work.open(each) for each in inputs]
+    while not isinstance(states[0], Exception) and len(set(work.steps(states[0]))) > 1:
+        states = list(work.step(states, is_split=False))
+    return [work.result(state) for state in states]
+
+
+def work_through(work: BatchWork | SteppedWork, records: Sequence[Any]) -> list[Any]:
     """A batch through one stage's work, as the engine drives it."""
     tasks = [Task(record, 2, b"bytes") for record in records]
     assert len({work.batch_key(task) for task in tasks}) == 1
     tasks = [work.begin(task) for task in tasks]
-    results = work.compute([work.fetch(task) for task in tasks], lambda step, of: None)
+    inputs = [work.fetch(task) for task in tasks]
+    results = (
+        denoised(work, inputs)
+        if isinstance(work, SteppedWork)
+        else work.compute(inputs, lambda step, of: None)
+    )
     timing = StageTiming(work.stage, NOW, NOW, 0.5, len(tasks), "test")
     return [work.store(task, result, timing) for task, result in zip(tasks, results, strict=True)]
 
@@ -153,14 +166,20 @@ def test_a_job_alone_gives_the_pipelines_own_latents_with_and_without_guidance(
         assert error <= 1e-5
 
 
-def test_guided_and_unguided_jobs_and_other_shapes_never_share_a_batch(stages: Stages) -> None:
+def test_jobs_of_one_shape_share_forwards_whatever_their_steps_and_guidance(
+    stages: Stages,
+) -> None:
     wishes = [
-        a_wish(20), a_wish(21, scale=1.0), replace(a_wish(22), num_frames=13),
-        replace(a_wish(23), width_px=48), replace(a_wish(24), num_inference_steps=5),
+        a_wish(20), a_wish(21, scale=1.0), replace(a_wish(24), num_inference_steps=5),
+        replace(a_wish(22), num_frames=13), replace(a_wish(23), width_px=48),
     ]  # fmt: skip
     cleaned = [work_through(stages.prompt, [wish])[0] for wish in wishes]
-    keys = {stages.sampler.batch_key(Task(record, 2, b"")) for record in cleaned}
-    assert len(keys) == len(wishes)
+    tasks = [Task(record, 2, b"") for record in cleaned]
+    sampler = stages.sampler
+    keys = [sampler.step_key(sampler.open(sampler.fetch(task))) for task in tasks]
+    assert len(set(keys[:3])) == 1
+    assert len(set(keys)) == 3
+    assert len({sampler.batch_key(task) for task in tasks}) == 3
 
 
 def test_a_video_has_the_pipelines_own_pixels_before_it_is_compressed(
@@ -252,11 +271,13 @@ def test_a_row_of_nan_fails_alone(stages: Stages) -> None:
             poisoned = np.full_like(row.prompt_embeds, np.nan)
             row = Conditioned(row.job, poisoned, row.negative_prompt_embeds)
         rows.append(row)
-    first, poisoned, last = stages.sampler.compute(rows, lambda step, of: None)
-    assert isinstance(poisoned, InvalidRecord)
-    assert poisoned.reason_code == "non_finite_latents"
-    assert np.isfinite(first).all()
-    assert np.isfinite(last).all()
+    states = [stages.sampler.open(row) for row in rows]
+    first, bad, last = stages.sampler.step(states, is_split=False)
+    assert isinstance(bad, InvalidRecord)
+    assert bad.reason_code == "non_finite_latents"
+    for state in (first, last):
+        assert isinstance(state, Denoising)
+        assert state.latents.isfinite().all()
 
 
 def test_embeddings_of_another_shape_are_refused(stages: Stages) -> None:

@@ -35,7 +35,8 @@ from streams.core.events import (
 )
 from streams.engine import Task
 from tests.builders import CREATED_AT, a_cleaned_prompt, a_job, a_task, a_ticket
-from workers.engine import MicroBatchEngine
+from workers.batch_engine import MicroBatchEngine
+from workers.engine import RowEngine
 from workers.fenced import FencedWork
 from workers.stage_work import Report
 
@@ -104,7 +105,7 @@ class Rig:
     ) -> None:
         self.store = LocalStore(folder)
         self.fences = Fences(self.store)
-        self.work = ScriptedWork(stage, self.store)
+        self.work = self.make_work(stage)
         self.work.on_load = on_load
         self.held: list[str] = []
         self.announced: list[Output] = []
@@ -114,8 +115,16 @@ class Rig:
             self.work, topology.stage(stage), self.store, CODEC, lambda: CREATED_AT, place
         )
         before = set(threading.enumerate())
-        self.engine = MicroBatchEngine(fenced, "worker-1", 4, self.held.append, lambda _: None)
+        self.engine = self.make_engine(fenced)
         self._before = before
+
+    def make_work(self, stage: str) -> ScriptedWork:
+        """What the engine is to do."""
+        return ScriptedWork(stage, self.store)
+
+    def make_engine(self, fenced: FencedWork) -> RowEngine:
+        """The engine under test; its threads begin here."""
+        return MicroBatchEngine(fenced, "worker-1", 4, self.held.append, lambda _: None)
 
     def __enter__(self) -> Rig:
         return self

@@ -1,13 +1,13 @@
-"""The sampler's work: micro-batches of jobs of one shape, denoised together step by step.
+"""The sampler's work: jobs of one shape are denoised together, one step at a time.
 
-Each request owns its noise, noise schedule and guidance scale; one transformer forward per step
-serves all rows, the guidance rows included.
+Each request owns its noise, noise schedule, step and guidance scale; one transformer forward serves
+all rows, the guidance rows included. A job's state is a value: a step makes a new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from streams.engine import Task
 from streams.errors import InvalidRecord, SickHost
 from workers.model_check import require_model
 from workers.models.card import read_card
-from workers.stage_work import Report
+from workers.sampler.schedules import copy_of_schedule
 from workers.torch_device import DeviceSettings, device_faults, open_device
 
 if TYPE_CHECKING:
@@ -42,8 +42,30 @@ class Conditioned:
     negative_prompt_embeds: npt.NDArray[Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Denoising:
+    """A job between two steps.
+
+    `latents` (1, C, T, H, W) float32; `schedule` a scheduler of its own, never stepped in place;
+    text embeddings (1, text_pad_length, text_dim), the negative ones with guidance only.
+    """
+
+    job: Job
+    latents: Tensor
+    schedule: Any
+    num_done: int
+    prompt_embeds: Tensor
+    negative_prompt_embeds: Tensor | None
+
+    @property
+    def timestep(self) -> Tensor:
+        """Of the next step."""
+        timestep: Tensor = self.schedule.timesteps[self.num_done]
+        return timestep
+
+
 class SamplerWork:
-    """Implements `StageWork` for the sampler."""
+    """Implements `SteppedWork` for the sampler."""
 
     stage = "sampler"
 
@@ -61,12 +83,10 @@ class SamplerWork:
         self._family = WanFamily(self._model_dir, self._device, dtype)
 
     def batch_key(self, task: Task) -> Hashable:
-        """One shape, one number of steps, guided or not."""
+        """One shape: steps, guidance and noise schedule are each job's own."""
         job = task.record.job
         require_model(job, self._card)
-        return (
-            job.num_frames, job.height_px, job.width_px, job.num_inference_steps, job.is_guided
-        )  # fmt: skip
+        return job.num_frames, job.height_px, job.width_px
 
     def begin(self, task: Task) -> Task:
         """The task as it came: the job is claimed long since."""
@@ -84,48 +104,106 @@ class SamplerWork:
         found = tensors.load(data, expected)
         return Conditioned(record.job, found["prompt_embeds"], found.get("negative_prompt_embeds"))
 
-    def compute(self, batch: Sequence[Conditioned], report: Report) -> Sequence[Any]:
-        """Denoise: each result is (C, T, H, W) float32, or InvalidRecord for a row of NaN."""
+    def open(self, inputs: Conditioned) -> Denoising:
+        """The job before its first step."""
         import torch
 
-        job = batch[0].job
-        rows = len(batch) * (2 if job.is_guided else 1)
-        shape = f"{job.num_frames}x{job.height_px}x{job.width_px}"
-        with torch.inference_mode(), device_faults(self._device, rows, shape):
-            return [_finite(row) for row in self._denoise(batch, report)]
+        family = self._family
+        assert family is not None, "loaded before anything begins"
+        embeds, negative = (
+            None if each is None else torch.from_numpy(each)[None].to(self._device)
+            for each in (inputs.prompt_embeds, inputs.negative_prompt_embeds)
+        )
+        assert embeds is not None
+        job = inputs.job
+        with device_faults(self._device, 1, _shape(job)):
+            latents = family.prepare_latents(job)
+        return Denoising(
+            job, latents, family.new_schedule(job.num_inference_steps), 0, embeds, negative
+        )
 
-    def _denoise(self, batch: Sequence[Conditioned], report: Report) -> list[Tensor]:
+    def width(self, state: Denoising) -> int:
+        """Rows of a forward: two with guidance."""
+        return 1 if state.negative_prompt_embeds is None else 2
+
+    def step_key(self, state: Denoising) -> Hashable:
+        """Jobs of one shape share forwards, at whatever step they are."""
+        return tuple(state.latents.shape[1:])
+
+    def steps(self, state: Denoising) -> tuple[int, int]:
+        """How many are done, and of how many: UniPC and Euler take one a timestep."""
+        return state.num_done, len(state.schedule.timesteps)
+
+    def step(
+        self, states: Sequence[Denoising], is_split: bool
+    ) -> Sequence[Denoising | InvalidRecord]:
+        """One step of each; InvalidRecord for a row that is not finite any more.
+
+        Raises:
+            OutOfMemory, SickHost: as `device_faults` says; the states are as they were.
+        """
+        import torch
+
+        rows = sum(map(self.width, states))
+        with torch.inference_mode(), device_faults(self._device, rows, _shape(states[0].job)):
+            predictions = self._predict(states, is_split)
+            stepped = [
+                _stepped(state, prediction)
+                for state, prediction in zip(states, predictions, strict=True)
+            ]
+            finite = torch.isfinite(torch.cat([each.latents for each in stepped]))
+            is_finite = finite.flatten(1).all(1).tolist()
+        return [
+            state if is_sound else InvalidRecord(
+                f"the latents are not finite after step {state.num_done}",
+                reason_code="non_finite_latents",
+            )
+            for state, is_sound in zip(stepped, is_finite, strict=True)
+        ]  # fmt: skip
+
+    def _predict(self, states: Sequence[Denoising], is_split: bool) -> list[Tensor]:
+        """Each job's prediction, (1, C, T, H, W), guidance applied."""
         import torch
 
         family = self._family
         assert family is not None
-        # 1. Per-request state
-        latents = [family.prepare_latents(row.job) for row in batch]
-        schedules = [family.new_schedule(row.job.num_inference_steps) for row in batch]
-        # 2. Rows of the forward: the prompts', then, with guidance, the negative prompts'
-        texts = [row.prompt_embeds for row in batch]
-        is_guided = batch[0].job.is_guided
-        if is_guided:
-            texts += [_required(row.negative_prompt_embeds) for row in batch]
-        text_embeds = torch.from_numpy(np.stack(texts))
-        # 3. Denoising loop
-        num_steps = len(schedules[0].timesteps)
-        for step_index in range(num_steps):
-            timesteps = [schedule.timesteps[step_index] for schedule in schedules]
-            copies = 2 if is_guided else 1
-            predictions = family.predict(
-                torch.cat(latents * copies), torch.stack(timesteps * copies), text_embeds
+        guided = [each for each in states if each.negative_prompt_embeds is not None]
+
+        def forward(rows: Sequence[Denoising], texts: Sequence[Tensor | None]) -> Tensor:
+            embeds = [_required(each) for each in texts]
+            return family.predict(
+                torch.cat([each.latents for each in rows]),
+                torch.stack([each.timestep for each in rows]),
+                torch.cat(embeds),
             )
-            for number, row in enumerate(batch):
-                prediction = predictions[number : number + 1]
-                if is_guided:
-                    unguided = predictions[len(batch) + number : len(batch) + number + 1]
-                    prediction = unguided + row.job.guidance_scale * (prediction - unguided)
-                latents[number] = schedules[number].step(
-                    prediction, timesteps[number], latents[number], return_dict=False
-                )[0]
-            report(step_index + 1, num_steps)
-        return [each[0] for each in latents]
+
+        prompts = [each.prompt_embeds for each in states]
+        negatives = [each.negative_prompt_embeds for each in guided]
+        if guided and is_split:
+            both = torch.cat([forward(states, prompts), forward(guided, negatives)])
+        else:
+            both = forward([*states, *guided], [*prompts, *negatives])
+        predicted = [both[number : number + 1] for number in range(len(both))]
+        unguided = iter(predicted[len(states) :])
+        for number, state in enumerate(states):
+            if state.negative_prompt_embeds is not None:
+                # A Python float: as a tensor of its own it would round in the tensor's dtype.
+                base = next(unguided)
+                scale = state.job.guidance_scale
+                predicted[number] = base + scale * (predicted[number] - base)
+        return predicted[: len(states)]
+
+    def result(self, state: Denoising) -> npt.NDArray[Any]:
+        """The latents, (C, T, H, W) float32."""
+        latents: npt.NDArray[Any] = state.latents[0].float().cpu().numpy()
+        return latents
+
+    def free_memory(self) -> None:
+        """Give back what the allocator keeps."""
+        import torch
+
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def probe(self) -> None:
         """One forward of the smallest latents."""
@@ -156,14 +234,17 @@ class SamplerWork:
         )
 
 
-def _finite(latents: Tensor) -> npt.NDArray[Any] | InvalidRecord:
-    import torch
+def _stepped(state: Denoising, prediction: Tensor) -> Denoising:
+    """The state after a step; `state` is as it was."""
+    schedule = copy_of_schedule(state.schedule)
+    latents = schedule.step(prediction, state.timestep, state.latents, return_dict=False)[0]
+    return replace(state, latents=latents, schedule=schedule, num_done=state.num_done + 1)
 
-    if not torch.isfinite(latents).all():
-        return InvalidRecord("the latents are not finite", reason_code="non_finite_latents")
-    return latents.float().cpu().numpy()
+
+def _shape(job: Job) -> str:
+    return f"{job.num_frames}x{job.height_px}x{job.width_px}"
 
 
-def _required(embeds: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def _required(embeds: Tensor | None) -> Tensor:
     assert embeds is not None, "a guided row has negative embeddings"
     return embeds

@@ -1,0 +1,107 @@
+"""How many rows a forward takes: learned from what steps take, never past where it pays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_WORTH = 0.9  # of the throughput that no number of rows could exceed
+_FORGET = 0.8
+_LOOK_BEYOND_EVERY = 50  # steps
+_MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """cost(rows) = fixed + each * rows."""
+
+    fixed: float
+    each: float
+
+    def rows_for(self, share: float) -> float:
+        """The fewest rows that reach this share of the throughput of infinitely many.
+
+        >>> Line(fixed=3.0, each=1.0).rows_for(0.75)
+        9.0
+        """
+        if self.each <= 0:
+            return math.inf
+        return max(1.0, share / (1 - share) * self.fixed / self.each)
+
+
+class StepCap:
+    """The most rows of a forward, for one model, shape and device.
+
+    It starts at one job and doubles while the fit of step times (a line, by least squares over the
+    last times at each number of rows) says that more rows pay; it stops at the knee, where nine
+    tenths of what batching can ever give are reached, and under nine tenths of the memory.
+
+    >>> cap = StepCap(most=64)
+    >>> for _ in range(8): cap.took(cap.rows, 0.010 + 0.005 * cap.rows)
+    >>> cap.rows
+    18
+    """
+
+    def __init__(self, most: int, memory_bytes: int | None = None) -> None:
+        """`most`: by the settings. `memory_bytes`: the device's; None where peaks are unknown."""
+        if most < 1:
+            raise ValueError(f"want at least one row, got {most}")
+        self._most = most
+        self._memory_bytes = memory_bytes
+        self._num_steps = 0
+        self._step_s: dict[int, float] = {}
+        self._peak_bytes: dict[int, float] = {}
+        self._failed_at = math.inf  # rows that found no memory
+
+    @property
+    def rows(self) -> int:
+        """The cap in force; one job is let in whatever it says."""
+        explore = 2 * max(self._step_s, default=1)
+        pays = math.inf
+        if len(self._step_s) > 1:
+            pays = _fit(self._step_s).rows_for(_WORTH) - 1e-9
+            if self._num_steps % _LOOK_BEYOND_EVERY == 0:  # times change, and some were chance
+                pays *= 2
+        most = min(explore, pays, self._most, self._failed_at - 1, self._fits)
+        return max(1, math.ceil(most))
+
+    def took(self, rows: int, step_s: float, peak_bytes: int | None = None) -> None:
+        """A step of so many rows took so long, and so much memory at its peak."""
+        self._num_steps += 1
+        _average(self._step_s, rows, step_s)
+        if peak_bytes is not None:
+            _average(self._peak_bytes, rows, peak_bytes)
+
+    def found_no_memory(self, rows: int) -> None:
+        """A forward of so many rows failed for want of memory: fewer from now on."""
+        self._failed_at = min(self._failed_at, max(2, rows))
+
+    def has_room(self, rows: int) -> bool:
+        """False if so many rows have found no memory before."""
+        return rows < self._failed_at
+
+    @property
+    def _fits(self) -> float:
+        if self._memory_bytes is None or len(self._peak_bytes) < 2:
+            return math.inf
+        line = _fit(self._peak_bytes)
+        if line.each <= 0:
+            return math.inf
+        return max(
+            1.0, math.floor((_MEMORY_SHARE * self._memory_bytes - line.fixed) / line.each + 1e-9)
+        )
+
+
+def _average(found: dict[int, float], rows: int, value: float) -> None:
+    before = found.get(rows)
+    found[rows] = value if before is None else _FORGET * before + (1 - _FORGET) * value
+
+
+def _fit(found: dict[int, float]) -> Line:
+    """Least squares; neither part is negative."""
+    mean_x = sum(found) / len(found)
+    mean_y = sum(found.values()) / len(found)
+    spread = sum((x - mean_x) ** 2 for x in found)
+    each = sum((x - mean_x) * (y - mean_y) for x, y in found.items()) / spread
+    each = max(0.0, each)
+    return Line(max(0.0, mean_y - each * mean_x), each)

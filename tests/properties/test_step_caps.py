@@ -1,0 +1,83 @@
+"""StepCap: it finds the knee of any line, from one row upwards, and stays below what failed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.core.step_caps import StepCap
+
+SECONDS = st.floats(1e-4, 10.0)
+
+
+def settled(cap: StepCap, fixed_s: float, each_s: float, num_steps: int = 49) -> int:
+    for _ in range(num_steps):
+        rows = cap.rows
+        cap.took(rows, fixed_s + each_s * rows)
+    return cap.rows
+
+
+@given(SECONDS, SECONDS, st.integers(1, 256))
+def test_the_knee_of_a_line_is_found_and_never_passed(
+    fixed_s: float, each_s: float, most: int
+) -> None:
+    cap = StepCap(most)
+    knee = max(1, math.ceil(9 * fixed_s / each_s - 1e-6))
+    # The first doubling is a guess; from two figures on the line is known.
+    assert settled(cap, fixed_s, each_s) <= max(2, knee + 1, min(most, 2))
+    assert cap.rows >= min(most, knee, 2 * most) - 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), SECONDS), max_size=40), st.integers(1, 64))
+def test_whatever_is_measured_the_cap_is_a_number_of_rows(
+    steps: list[tuple[int, float]], most: int
+) -> None:
+    cap = StepCap(most)
+    for rows, seconds in steps:
+        cap.took(rows, seconds)
+        assert 1 <= cap.rows <= most
+
+
+def test_it_starts_at_two_rows_and_doubles() -> None:
+    cap = StepCap(64)
+    seen = []
+    for _ in range(5):
+        seen.append(cap.rows)
+        cap.took(cap.rows, 1.0 + 0.001 * cap.rows)
+    assert seen == [2, 4, 8, 16, 32]
+
+
+def test_rows_that_found_no_memory_are_not_tried_again() -> None:
+    cap = StepCap(64)
+    cap.took(8, 1.0)
+    cap.found_no_memory(8)
+    assert not cap.has_room(8)
+    assert cap.rows == 7
+    settled(cap, 1.0, 0.001, num_steps=200)
+    assert cap.rows == 7
+    cap.found_no_memory(1)
+    assert cap.rows == 1, "one job is let in whatever has failed"
+
+
+def test_memory_is_filled_to_nine_tenths() -> None:
+    cap = StepCap(64, memory_bytes=10_000)
+    cap.took(1, 1.0, peak_bytes=2_000)
+    cap.took(2, 1.001, peak_bytes=3_000)
+    cap.took(4, 1.002, peak_bytes=5_000)
+    assert cap.rows == 8  # 1,000 + 8 * 1,000
+
+
+def test_one_unlucky_figure_is_looked_at_again() -> None:
+    cap = StepCap(64)
+    cap.took(1, 1.0)
+    cap.took(2, 50.0)  # something else had the machine
+    assert cap.rows == 1
+    assert settled(cap, 1.0, 0.001, num_steps=1000) > 1
+
+
+def test_a_cap_of_no_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        StepCap(0)

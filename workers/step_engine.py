@@ -1,0 +1,217 @@
+"""The step engine: jobs join and leave the running batch between any two denoising steps.
+
+One forward serves jobs at different steps of different schedules (streams/core/step_batcher.py
+says which). Nobody waits for anybody else's end; a cancelled job's rows are free at the next
+boundary; a forward that fails is done again in halves, from the same states, so neighbours of a
+row that cannot be computed lose nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from queue import Empty
+from typing import Any, cast
+
+from schemas.records import StageTiming
+from streams.core.events import Failed, Ticket
+from streams.core.step_batcher import StepBatcher
+from streams.core.step_caps import StepCap
+from streams.errors import FatalError, OutOfMemory, SettingsError, SickHost
+from workers.engine import PROGRESS_EVERY_S, RowEngine, fault_of, log_failure, now, without_tensors
+from workers.fenced import FencedWork, Prepared
+from workers.holding import Hold
+from workers.stage_work import SteppedWork
+
+
+class _Rung(Enum):
+    """Of the ladder that a forward climbs down for want of memory."""
+
+    WHOLE = auto()
+    FREED = auto()  # what was cached is given back
+    SPLIT = auto()  # guidance goes through a forward of its own
+
+
+@dataclass(slots=True)
+class _Job:
+    """A job that is being denoised."""
+
+    prepared: Prepared
+    state: Any
+    started_at: datetime | None = None
+    compute_s: float = 0.0  # its share of the steps
+    num_steps: int = 0  # taken here
+    num_shared: int = 0  # jobs in them, itself included
+    told_s: float = 0.0  # of its progress
+
+
+class StepEngine(RowEngine):
+    """Runs a stage's `SteppedWork`; the resident jobs are as many as were started."""
+
+    def __init__(
+        self,
+        fenced: FencedWork,
+        worker: str,
+        io_threads: int,
+        held: Callable[[str], None],
+        computed: Callable[[float], None],
+        stepped: Callable[[int, float], None],
+        rows_max: int,
+    ) -> None:
+        """`stepped(rows, seconds)` is told of each step; `rows_max` bounds a forward."""
+        self._stepped, self._rows_max = stepped, rows_max
+        self._jobs: dict[Ticket, _Job] = {}
+        self._batcher: StepBatcher[Ticket] = StepBatcher()
+        self._caps: dict[Hashable, StepCap] = {}
+        self._hold: Hold | None = None
+        super().__init__(fenced, worker, io_threads, held, computed)
+
+    @property
+    def _work(self) -> SteppedWork:
+        return cast(SteppedWork, self._fenced.work)
+
+    # ---- on the engine thread
+
+    def _next_call(self) -> Callable[[], None] | None:
+        if not self._jobs:
+            return super()._next_call()
+        try:
+            return self._calls.get_nowait()
+        except Empty:
+            return self._step
+
+    def _enter(self, rows: Sequence[tuple[Ticket, Prepared]]) -> None:
+        for ticket, prepared in rows:
+            if ticket not in self._live:
+                continue
+            try:
+                state = self._work.open(prepared.inputs)
+            except (FatalError, SettingsError):
+                raise
+            except Exception as error:  # it cannot even begin: that is its own failure
+                log_failure(error)
+                self._answer(Failed(ticket, fault_of(error)))
+                continue
+            self._jobs[ticket] = _Job(prepared, state)
+            self._batcher.join(ticket, self._work.step_key(state), self._work.width(state))
+
+    def _step(self) -> None:
+        """One forward, for the jobs whose turn it is."""
+        for ticket in [each for each in self._jobs if each not in self._live]:
+            self._leave(ticket)  # cancelled, or its partition is another's now
+        tickets = self._batcher.pick(lambda key: self._cap(key).rows)
+        if not tickets:
+            self._end_hold()
+            return
+        jobs = [self._jobs[ticket] for ticket in tickets]
+        for job in jobs:
+            if job.started_at is None:
+                job.started_at = now()
+                self._announce(job.prepared.task, "started", batched_with=len(jobs))
+        key, began_s = self._work.step_key(jobs[0].state), time.monotonic()
+        try:
+            rows = sum(self._work.width(job.state) for job in jobs)
+            rung = _Rung.WHOLE if self._cap(key).has_room(rows) else _Rung.SPLIT
+            outcomes = self._outcomes(key, [job.state for job in jobs], rung)
+        except SickHost as error:
+            if self._hold is None:
+                self._hold = self._holding.patiently()
+            self._hold.sit_out(error)
+            return
+        self._end_hold()
+        step_s = time.monotonic() - began_s
+        self._batcher.ran(tickets, step_s)
+        self._stepped(rows, step_s)
+        for ticket, job, outcome in zip(tickets, jobs, outcomes, strict=True):
+            job.compute_s += step_s / len(jobs)
+            job.num_steps += 1
+            job.num_shared += len(jobs)
+            self._take(ticket, job, outcome)
+
+    def _take(self, ticket: Ticket, job: _Job, outcome: Any) -> None:
+        """A job's step has come out."""
+        if isinstance(outcome, Exception):
+            self._leave(ticket)
+            self._answer(Failed(ticket, fault_of(outcome)))
+            return
+        job.state = outcome
+        num_done, num_steps = self._work.steps(outcome)
+        self._report(ticket, job, num_done, num_steps)
+        if num_done < num_steps:
+            self._batcher.rekey(ticket, self._work.step_key(outcome))
+            return
+        self._leave(ticket)
+        result = self._work.result(outcome)
+        if isinstance(result, Exception):
+            self._answer(Failed(ticket, fault_of(result)))
+            return
+        assert job.started_at is not None, "it has taken a step"
+        self._computed(job.compute_s)
+        timing = StageTiming(
+            self._fenced.stage.name, job.started_at, now(), job.compute_s,
+            round(job.num_shared / job.num_steps), self._worker,
+        )  # fmt: skip
+        self._hand_off(self._complete, self._completes, [(ticket, job.prepared, result)], timing)
+
+    def _end_hold(self) -> None:
+        if self._hold is not None:
+            self._hold.__exit__()
+            self._hold = None
+
+    def _leave(self, ticket: Ticket) -> None:
+        del self._jobs[ticket]
+        self._batcher.leave(ticket)
+
+    def _report(self, ticket: Ticket, job: _Job, num_done: int, num_steps: int) -> None:
+        now_s = time.monotonic()
+        is_last = num_done == num_steps
+        if (is_last or now_s - job.told_s >= PROGRESS_EVERY_S) and ticket in self._live:
+            job.told_s = now_s
+            self._announce(job.prepared.task, "progress", step=num_done, num_steps=num_steps)
+
+    # ---- one step, whatever it takes
+
+    def _cap(self, key: Hashable) -> StepCap:
+        return self._caps.setdefault(key, StepCap(self._rows_max))
+
+    def _outcomes(self, key: Hashable, states: Sequence[Any], rung: _Rung) -> Sequence[Any]:
+        """The next state of each, or why it has none; every job is judged by itself.
+
+        A forward that finds no memory is done again: with the cache freed, with guidance in a
+        forward of its own, with half of the jobs, with each alone. One that fails otherwise, in
+        halves until the job is found whose row does it. Always outside of the `except` block, for
+        a traceback keeps a batch's tensors.
+        """
+        error: Exception
+        began_s = time.monotonic()
+        rows, cap = sum(self._work.width(state) for state in states), self._cap(key)
+        try:
+            outcomes = self._work.step(states, is_split=rung is _Rung.SPLIT)
+        except (FatalError, SettingsError, SickHost):
+            raise
+        except Exception as caught:  # anything that a forward can raise is one of its rows' failure
+            log_failure(caught)
+            error = without_tensors(caught, rows)
+        else:
+            assert len(outcomes) == len(states), "a step answers every job"
+            if rung is not _Rung.SPLIT:
+                cap.took(rows, time.monotonic() - began_s)
+            return outcomes
+        if isinstance(error, OutOfMemory):
+            if rung is _Rung.WHOLE:
+                self._work.free_memory()
+                return self._outcomes(key, states, _Rung.FREED)
+            cap.found_no_memory(rows)
+            if rung is _Rung.FREED and rows > len(states):
+                return self._outcomes(key, states, _Rung.SPLIT)
+            error = OutOfMemory(str(error), {**error.evidence, "cap-rows": str(cap.rows)})
+        if len(states) == 1:
+            return (error,)
+        middle = len(states) // 2
+        return [
+            *self._outcomes(key, states[:middle], rung),
+            *self._outcomes(key, states[middle:], rung),
+        ]
