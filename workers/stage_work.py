@@ -97,3 +97,9 @@ class SteppedWork(StageWork, Protocol):
 
     def free_memory(self) -> None:
         """Give back what is cached."""
+
+    def memory_bytes(self) -> int | None:
+        """The device's memory; None where its peaks cannot be measured."""
+
+    def peak_bytes(self) -> int | None:
+        """The most memory in use at a time since this was last asked; None as above."""

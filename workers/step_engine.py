@@ -175,7 +175,9 @@ class StepEngine(RowEngine):
     # ---- one step, whatever it takes
 
     def _cap(self, key: Hashable) -> StepCap:
-        return self._caps.setdefault(key, StepCap(self._rows_max))
+        if key not in self._caps:
+            self._caps[key] = StepCap(self._rows_max, self._work.memory_bytes())
+        return self._caps[key]
 
     def _outcomes(self, key: Hashable, states: Sequence[Any], rung: _Rung) -> Sequence[Any]:
         """The next state of each, or why it has none; every job is judged by itself.
@@ -198,7 +200,7 @@ class StepEngine(RowEngine):
         else:
             assert len(outcomes) == len(states), "a step answers every job"
             if rung is not _Rung.SPLIT:
-                cap.took(rows, time.monotonic() - began_s)
+                cap.took(rows, time.monotonic() - began_s, self._work.peak_bytes())
             return outcomes
         if isinstance(error, OutOfMemory):
             if rung is _Rung.WHOLE:

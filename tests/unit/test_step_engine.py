@@ -12,7 +12,6 @@ import pytest
 from schemas.codec import Codec
 from schemas.records import JobEvent
 from streams.core.events import Emitted, Failed, Fate, HostSick, HostWell
-from streams.engine import Task
 from streams.errors import FatalError, InvalidRecord, OutOfMemory, SickHost
 from tests.unit.engine_rig import WAIT_S, Rig, ScriptedWork, latents_of, tasks_of, wait_until
 from workers.engine import RowEngine
@@ -41,6 +40,7 @@ class ScriptedSteps(ScriptedWork):
     """Steps happen when the test says so, if it wants to; hooks say what comes of them."""
 
     is_free = True  # no step waits for `turns`
+    memory: int | None = None  # a job takes 1,000 bytes of it
 
     def __post_init__(self) -> None:
         self.turns = threading.Semaphore(0)
@@ -77,6 +77,12 @@ class ScriptedSteps(ScriptedWork):
 
     def free_memory(self) -> None:
         self.num_freed += 1
+
+    def memory_bytes(self) -> int | None:
+        return self.memory
+
+    def peak_bytes(self) -> int | None:
+        return None if self.memory is None else 1_000 * len(self.forwards[-1])
 
 
 class StepRig(Rig):
@@ -143,19 +149,19 @@ def test_each_job_leaves_after_its_own_steps(rig: StepRig) -> None:
 
 def test_a_job_joins_between_two_steps_of_another(rig: StepRig) -> None:
     rig.steps.is_free = False
-    rig.start(*tasks_of("a-9"))
+    rig.start(*tasks_of("a-9999"))
     rig.turn()
-    rig.start(*tasks_of("x-1", "b-9")[1:])
-    wait_until(lambda: rig.turn() == ["a-9", "b-9"])
+    rig.start(*tasks_of("x-1", "b-9999")[1:])
+    wait_until(lambda: rig.turn() == ["a-9999", "b-9999"])
 
 
 def test_a_cancelled_jobs_rows_are_free_at_the_next_boundary(rig: StepRig) -> None:
     rig.steps.is_free = False
-    (ticket, _) = rig.start(*tasks_of("a-50", "b-50"))
+    (ticket, _) = rig.start(*tasks_of("a-9999", "b-9999"))
     wait_until(lambda: len(rig.turn()) == 2)
     rig.drop(ticket)
     rig.turn()  # under way already, perhaps, when it was dropped
-    assert rig.turn() == ["b-50"]
+    assert rig.turn() == ["b-9999"]
     assert rig.take() == 0
 
 
@@ -219,6 +225,20 @@ def test_what_found_no_memory_is_not_tried_again(rig: StepRig) -> None:
     rig.start(*tasks_of("a-6-wide"))
     rig.wait_for(1)
     assert rig.steps.splits == [False, False, *6 * [True]], "whole, freed, then apart for good"
+
+
+def test_a_forward_stays_within_nine_tenths_of_the_memory(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.core.step_caps._LOOK_BEYOND_EVERY", 1)  # time says: more
+    rig = StepRig(rig_folder)
+    rig.steps.memory = 5_000
+    with rig:
+        rig.start(*tasks_of("a-1"))
+        rig.wait_for(1)
+        rig.start(*tasks_of("x", *(f"{number}-40" for number in range(8)))[1:])
+        rig.wait_for(9)
+    assert max(len(forward) for forward in rig.steps.forwards) == 4
 
 
 def test_jobs_of_two_keys_take_turns(rig: StepRig) -> None:
@@ -294,11 +314,11 @@ def test_stop_leaves_jobs_in_the_middle(rig: StepRig) -> None:
 
 
 def test_a_task_of_another_shape_is_no_reason_to_wait(rig: StepRig) -> None:
-    tasks: list[Task] = tasks_of("other-40", "a-2")
+    first, second = tasks_of("other-9999", "a-2")
     rig.steps.is_free = False
-    rig.start(tasks[0])
+    rig.start(first)
     rig.turn()
-    rig.start(tasks[1])
-    rig.steps.turns.release(20)
+    rig.start(second)
+    wait_until(lambda: rig.turn() == ["a-2"])
+    wait_until(lambda: rig.turn() == ["a-2"])
     rig.wait_for(1)
-    assert sum(forward == ["other-40"] for forward in rig.steps.forwards) < 40

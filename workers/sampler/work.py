@@ -23,7 +23,7 @@ from streams.errors import InvalidRecord, SickHost
 from workers.model_check import require_model
 from workers.models.card import read_card
 from workers.sampler.schedules import copy_of_schedule
-from workers.torch_device import DeviceSettings, device_faults, open_device
+from workers.torch_device import DeviceSettings, device_faults, memory_bytes, open_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,6 +204,20 @@ class SamplerWork:
 
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def memory_bytes(self) -> int | None:
+        """The GPU's memory; None on the CPU, where torch measures no peaks."""
+        return memory_bytes(self._device)[1] if self._device.type == "cuda" else None
+
+    def peak_bytes(self) -> int | None:
+        """Of torch's allocator, since the last call."""
+        import torch
+
+        if self._device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        return int(peak)
 
     def probe(self) -> None:
         """One forward of the smallest latents."""
