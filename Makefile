@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay kill-demo simulate replay \
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler kill-demo simulate replay \
   shrink mutants train-demo-model eval-demo-model lock clean
 
 help:
@@ -19,7 +19,8 @@ help:
 	@echo 'make test             every test; Apache Kafka too where Java 17 and Maven are (PYTEST_ARGS="-x -k name")'
 	@echo 'make check            format, lint, types and the tests that need no server: under a minute'
 	@echo 'make format           lets ruff rewrite what check would complain of'
-	@echo 'make bench            bench-core (pure core), bench-footprint (memory, start-up), bench-relay; held against goals'
+	@echo 'make bench            bench-core (pure core), bench-footprint (memory, start-up), bench-sampler, bench-relay'
+	@echo 'make bench-sampler    jobs a second and latencies of continuous batching, beside static batches and diffusers'
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make train-demo-model a tiny Wan that obeys its prompt, resumable (WORK=folder, OUT=folder); not there yet: README'
@@ -62,7 +63,7 @@ format: $(STAMP)
 
 # All run, whether or not those before meet their goals.
 bench: $(STAMP)
-	@status=0; for each in bench-core bench-footprint bench-relay; do \
+	@status=0; for each in bench-core bench-footprint bench-sampler bench-relay; do \
 	  $(MAKE) --no-print-directory $$each || status=1; done; exit $$status
 
 bench-core: $(STAMP)
@@ -70,6 +71,11 @@ bench-core: $(STAMP)
 
 bench-footprint: $(STAMP)
 	$(BIN)/python -m tests.bench.footprint
+
+SAMPLER_ARGS ?=
+
+bench-sampler: $(STAMP)
+	$(BIN)/python -m tests.bench.sampler $(SAMPLER_ARGS)
 
 bench-relay: $(STAMP)
 	$(BIN)/python -m tests.bench.relay
