@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     step_rows_max: int = Field(
         32, ge=1, description="Most rows of one forward; fewer where more don't pay, as measured."
     )
+    checkpoint_ms: int = Field(
+        10_000, ge=0, description="Between two checkpoints of a job in the sampler."
+    )
     batch_age_ms: int = Field(200, ge=0, description="Longest wait for company in a batch.")
     window: int = Field(64, ge=1, description="Records held per partition before it is paused.")
     window_resume: int = Field(32, ge=0, description="It is resumed at this many. < window")

@@ -14,7 +14,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -200,15 +200,16 @@ class RowEngine(ABC):
         elif rows:
             self._calls.put(partial(each, rows))
 
-    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _submit(self, function: Callable[..., None], *arguments: Any) -> Future[None] | None:
+        """Have an I/O thread do that; None once the engine is stopping."""
+
         def guarded() -> None:
             try:
                 function(*arguments)
             except BaseException as error:
                 self._crash = error
 
-        if not self._stopping.is_set():
-            self._io.submit(guarded)
+        return None if self._stopping.is_set() else self._io.submit(guarded)
 
     def _prepare(self, ticket: Ticket, work: Work, batch: _Batch) -> None:
         row: tuple[Ticket, Prepared] | None = None

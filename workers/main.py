@@ -162,7 +162,9 @@ class Worker:
         settings, metrics = self.settings, self.metrics
         shared = fenced, self.name, settings.io_threads, metrics.held, metrics.stage_seconds
         if isinstance(fenced.work, SteppedWork):
-            return StepEngine(*shared, metrics.stepped, settings.step_rows_max)
+            return StepEngine(
+                *shared, metrics.stepped, settings.step_rows_max, settings.checkpoint_ms / 1000
+            )
         return MicroBatchEngine(*shared)
 
     def _wait_for_model(self, engine: RowEngine, health: Health) -> None:

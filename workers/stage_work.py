@@ -92,6 +92,12 @@ class SteppedWork(StageWork, Protocol):
             OutOfMemory: no state has changed.
         """
 
+    def snapshot(self, state: Any) -> Callable[[], None]:
+        """What stores a checkpoint of this state, from which `open` may begin, on an I/O thread."""
+
+    def forget(self, inputs: Any) -> None:
+        """Remove a job's checkpoints: its result is published. On an I/O thread."""
+
     def result(self, state: Any) -> Any:
         """What `store` gets once all steps are done, or an exception: the job's failure."""
 

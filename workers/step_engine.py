@@ -3,16 +3,20 @@
 One forward serves jobs at different steps of different schedules (streams/core/step_batcher.py
 says which). Nobody waits for anybody else's end; a cancelled job's rows are free at the next
 boundary; a forward that fails is done again in halves, from the same states, so neighbours of a
-row that cannot be computed lose nothing.
+row that cannot be computed lose nothing. What a job has reached is stored every so often, and when
+it goes unfinished, so whoever works it next begins there.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
+from functools import partial
 from queue import Empty
 from typing import Any, cast
 
@@ -20,11 +24,15 @@ from schemas.records import StageTiming
 from streams.core.events import Failed, Ticket
 from streams.core.step_batcher import StepBatcher
 from streams.core.step_caps import StepCap
-from streams.errors import FatalError, OutOfMemory, SettingsError, SickHost
+from streams.errors import FatalError, OutOfMemory, PipelineError, SettingsError, SickHost
 from workers.engine import PROGRESS_EVERY_S, RowEngine, fault_of, log_failure, now, without_tensors
 from workers.fenced import FencedWork, Prepared
-from workers.holding import Hold
+from workers.holding import LONGEST_WAIT_S, Hold
 from workers.stage_work import SteppedWork
+
+log = logging.getLogger(__name__)
+
+PARTING_S = 5.0
 
 
 class _Rung(Enum):
@@ -46,6 +54,8 @@ class _Job:
     num_steps: int = 0  # taken here
     num_shared: int = 0  # jobs in them, itself included
     told_s: float = 0.0  # of its progress
+    saved_s: float = field(default_factory=time.monotonic)  # when, or since when it would be worked
+    saving: Future[None] | None = None
 
 
 class StepEngine(RowEngine):
@@ -60,18 +70,43 @@ class StepEngine(RowEngine):
         computed: Callable[[float], None],
         stepped: Callable[[int, float], None],
         rows_max: int,
+        checkpoint_s: float,
     ) -> None:
-        """`stepped(rows, seconds)` is told of each step; `rows_max` bounds a forward."""
-        self._stepped, self._rows_max = stepped, rows_max
+        """`stepped(rows, seconds)` is told of each step; `rows_max` bounds a forward.
+
+        `checkpoint_s`: between two checkpoints of a job.
+        """
+        self._stepped, self._rows_max, self._checkpoint_s = stepped, rows_max, checkpoint_s
         self._jobs: dict[Ticket, _Job] = {}
         self._batcher: StepBatcher[Ticket] = StepBatcher()
         self._caps: dict[Hashable, StepCap] = {}
         self._hold: Hold | None = None
+        self._parting: list[Future[None]] = []  # checkpoints of jobs that went unfinished
         super().__init__(fenced, worker, io_threads, held, computed)
 
     @property
     def _work(self) -> SteppedWork:
         return cast(SteppedWork, self._fenced.work)
+
+    def stop(self) -> None:
+        """End the threads, at the next boundary; jobs in the middle leave checkpoints."""
+        self._calls.put(None)
+        self._thread.join(timeout=LONGEST_WAIT_S)
+        wait(self._parting, timeout=PARTING_S)
+        super().stop()
+
+    # ---- on I/O threads
+
+    def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> None:
+        super()._complete(ticket, row, result, timing)
+        self._quietly(partial(self._work.forget, row.inputs))
+
+    def _quietly(self, call: Callable[[], None]) -> None:
+        """What may fail: a checkpoint that is not written costs work, one that stays costs room."""
+        try:
+            call()
+        except PipelineError as error:
+            log.warning("checkpoint", extra={"reason": error.reason_code, "error": str(error)})
 
     # ---- on the engine thread
 
@@ -79,9 +114,13 @@ class StepEngine(RowEngine):
         if not self._jobs:
             return super()._next_call()
         try:
-            return self._calls.get_nowait()
+            call = self._calls.get_nowait()
         except Empty:
             return self._step
+        if call is None:
+            for ticket in list(self._jobs):
+                self._part(ticket)
+        return call
 
     def _enter(self, rows: Sequence[tuple[Ticket, Prepared]]) -> None:
         for ticket, prepared in rows:
@@ -101,7 +140,7 @@ class StepEngine(RowEngine):
     def _step(self) -> None:
         """One forward, for the jobs whose turn it is."""
         for ticket in [each for each in self._jobs if each not in self._live]:
-            self._leave(ticket)  # cancelled, or its partition is another's now
+            self._part(ticket)  # cancelled, or its partition is another's now
         tickets = self._batcher.pick(lambda key: self._cap(key).rows)
         if not tickets:
             self._end_hold()
@@ -141,6 +180,8 @@ class StepEngine(RowEngine):
         num_done, num_steps = self._work.steps(outcome)
         self._report(ticket, job, num_done, num_steps)
         if num_done < num_steps:
+            if time.monotonic() - job.saved_s >= self._checkpoint_s:
+                self._save(job)
             self._batcher.rekey(ticket, self._work.step_key(outcome))
             return
         self._leave(ticket)
@@ -160,6 +201,20 @@ class StepEngine(RowEngine):
         if self._hold is not None:
             self._hold.__exit__()
             self._hold = None
+
+    def _part(self, ticket: Ticket) -> None:
+        """It goes in the middle of its steps: whoever works it next begins there."""
+        job = self._jobs[ticket]
+        self._leave(ticket)
+        if job.num_steps and (saving := self._save(job)) is not None:
+            self._parting = [each for each in self._parting if not each.done()] + [saving]
+
+    def _save(self, job: _Job) -> Future[None] | None:
+        if job.saving is not None and not job.saving.done():
+            return None  # the store is slow: the next boundary will do
+        job.saved_s = time.monotonic()
+        job.saving = self._submit(self._quietly, self._work.snapshot(job.state))
+        return job.saving
 
     def _leave(self, ticket: Ticket) -> None:
         del self._jobs[ticket]

@@ -76,6 +76,15 @@ def load(data: bytes, expected: Expected) -> dict[str, npt.NDArray[Any]]:
         raise _bad(str(error)) from error
 
 
+def names(data: bytes) -> frozenset[str]:
+    """What the tensors of a safetensors file are called.
+
+    Raises:
+        InvalidRecord: `bad_tensor`; it is none.
+    """
+    return frozenset(_header_of(data))
+
+
 def _header_of(data: bytes) -> dict[str, Any]:
     """The header's entries by tensor name; what they hold is not checked yet."""
     header_bytes = int.from_bytes(data[:8], "little")

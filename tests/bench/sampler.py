@@ -58,7 +58,7 @@ class BenchWork(SamplerWork):
 
     def fetch(self, task: Task) -> Conditioned:
         job = task.record.job
-        return Conditioned(job, self._embeds, self._negatives if job.is_guided else None)
+        return Conditioned(task.record, self._embeds, self._negatives if job.is_guided else None)
 
     def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
         timings = (*task.record.timings, timing)
@@ -105,7 +105,7 @@ class Continuous:
         self.served = Serving()
         fenced = FencedWork(work, SAMPLER, NoStore(), Codec(), lambda: CREATED_AT)
         self._engine = StepEngine(
-            fenced, "bench", 4, lambda _: None, lambda _: None, self._stepped, rows_max
+            fenced, "bench", 4, lambda _: None, lambda _: None, self._stepped, rows_max, 10.0
         )
         self._num_started = 0
 

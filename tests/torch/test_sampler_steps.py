@@ -57,7 +57,7 @@ class Sampling:
         self.num_steps = 0
         fenced = FencedWork(stages.sampler, SAMPLER, stages.store, CODEC, lambda: NOW)
         self.engine = StepEngine(
-            fenced, "worker-1", 4, lambda _: None, lambda _: None, self._stepped, rows_max
+            fenced, "worker-1", 4, lambda _: None, lambda _: None, self._stepped, rows_max, 0.0
         )
         self.answers: dict[int, Emitted | Failed] = {}
         self._num_started = 0

@@ -269,7 +269,7 @@ def test_a_row_of_nan_fails_alone(stages: Stages) -> None:
         row = stages.sampler.fetch(Task(record, 2, b""))
         if number == 1:
             poisoned = np.full_like(row.prompt_embeds, np.nan)
-            row = Conditioned(row.job, poisoned, row.negative_prompt_embeds)
+            row = Conditioned(row.record, poisoned, row.negative_prompt_embeds)
         rows.append(row)
     states = [stages.sampler.open(row) for row in rows]
     first, bad, last = stages.sampler.step(states, is_split=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -47,13 +48,16 @@ class ScriptedSteps(ScriptedWork):
         self.forwards: list[list[str]] = []  # job ids of every forward that was tried
         self.splits: list[bool] = []
         self.num_freed = 0
+        self.saved: dict[str, State] = {}
+        self.forgotten: list[str] = []
+        self.on_save: Callable[[State], None] = lambda state: None
         self.on_open: Callable[[str], None] = lambda job_id: None
         self.on_forward: Callable[[Sequence[State], bool], None] = lambda states, is_split: None
         self.on_job: Callable[[State], Exception | None] = lambda state: None
 
     def open(self, inputs: str) -> State:
         self.on_open(inputs)
-        return State(inputs, 0)
+        return self.saved.get(inputs, State(inputs, 0))
 
     def width(self, state: State) -> int:
         return state.width
@@ -72,6 +76,16 @@ class ScriptedSteps(ScriptedWork):
         self.on_forward(states, is_split)
         return [self.on_job(each) or State(each.job_id, each.num_done + 1) for each in states]
 
+    def snapshot(self, state: State) -> Callable[[], None]:
+        def save() -> None:
+            self.on_save(state)
+            self.saved[state.job_id] = state
+
+        return save
+
+    def forget(self, inputs: str) -> None:
+        self.forgotten.append(inputs)
+
     def result(self, state: State) -> Any:
         return f"latents of {state.job_id}"
 
@@ -87,6 +101,8 @@ class ScriptedSteps(ScriptedWork):
 
 class StepRig(Rig):
     """An engine whose caps have been found already, unless told otherwise."""
+
+    checkpoint_s = 1000.0
 
     @property
     def steps(self) -> ScriptedSteps:
@@ -104,7 +120,14 @@ class StepRig(Rig):
             self.stepped.append(rows)
 
         return StepEngine(
-            fenced, "worker-1", 4, self.held.append, lambda _: None, stepped, ROWS_MAX
+            fenced,
+            "worker-1",
+            4,
+            self.held.append,
+            lambda _: None,
+            stepped,
+            ROWS_MAX,
+            self.checkpoint_s,
         )
 
     def turn(self) -> list[str]:
@@ -306,11 +329,71 @@ def test_onlookers_hear_of_the_start_and_of_the_last_step(rig: StepRig) -> None:
     assert kinds[-1] == ("progress", 3, 3)
 
 
-def test_stop_leaves_jobs_in_the_middle(rig: StepRig) -> None:
-    rig.start(*tasks_of("a-100000"))
-    wait_until(lambda: len(rig.steps.forwards) > 3)
+def test_stop_leaves_jobs_in_the_middle_with_checkpoints(rig: StepRig) -> None:
+    jobs = [f"{number}-100000" for number in range(9)]
+    rig.start(*tasks_of(*jobs))
+    wait_until(lambda: len({each for forward in rig.steps.forwards for each in forward}) == 9)
     rig.engine.stop()
     assert rig.take() == 0
+    taken = Counter(each for forward in rig.steps.forwards for each in forward)
+    assert {name: state.num_done for name, state in rig.steps.saved.items()} == taken
+
+
+def test_a_job_whose_partition_goes_leaves_a_checkpoint_and_is_gone_on_with(rig: StepRig) -> None:
+    rig.steps.is_free = False
+    (ticket,) = rig.start(*tasks_of("a-6"))
+    for _ in range(3):
+        rig.turn()
+    rig.drop(ticket)
+    rig.steps.turns.release()  # a step may be under way
+    wait_until(lambda: "a-6" in rig.steps.saved)
+    num_done = rig.steps.saved["a-6"].num_done
+    assert num_done in (3, 4)
+    before = len(rig.steps.forwards)
+    rig.steps.is_free = True
+    rig.start(*tasks_of("a-6"))
+    rig.steps.turns.release(100)
+    rig.wait_for(1)
+    assert len(rig.steps.forwards) - before == 6 - num_done
+
+
+def test_checkpoints_are_stored_as_often_as_asked_for_and_one_at_a_time(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "checkpoint_s", 0.0)
+    begun: list[int] = []
+    may_go_on = threading.Event()
+
+    def slow(state: State) -> None:
+        begun.append(state.num_done)
+        assert may_go_on.wait(WAIT_S)
+
+    rig = StepRig(rig_folder)
+    rig.steps.on_save = slow
+    with rig:
+        rig.start(*tasks_of("a-50"))
+        wait_until(lambda: len(rig.steps.forwards) == 50)  # the store is slow, the steps are not
+        assert begun == [1]
+        may_go_on.set()
+        rig.wait_for(1)
+        wait_until(lambda: rig.steps.forgotten == ["a-50"])
+
+
+def test_a_checkpoint_that_cannot_be_stored_costs_nothing(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "checkpoint_s", 0.0)
+    rig = StepRig(rig_folder)
+
+    def away(state: State) -> None:
+        raise SickHost("refused", reason_code="store_down")
+
+    rig.steps.on_save = away
+    with rig:
+        rig.start(*tasks_of("a-5"))
+        (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Emitted)
+    assert rig.held == [], "nobody waits for a checkpoint"
 
 
 def test_a_task_of_another_shape_is_no_reason_to_wait(rig: StepRig) -> None:

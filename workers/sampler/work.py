@@ -6,7 +6,8 @@ all rows, the guidance rows included. A job's state is a value: a step makes a n
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import logging
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.records import Job, LatentsReady, Record, StageTiming
+from schemas.records import CleanedPrompt, Job, LatentsReady, Record, StageTiming
 from streams.blobs import tensors
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import blob_prefix
@@ -22,6 +23,7 @@ from streams.engine import Task
 from streams.errors import InvalidRecord, SickHost
 from workers.model_check import require_model
 from workers.models.card import read_card
+from workers.sampler.checkpoint import Checkpoints, dump, identity_of, restore
 from workers.sampler.schedules import copy_of_schedule
 from workers.torch_device import DeviceSettings, device_faults, memory_bytes, open_device
 
@@ -30,16 +32,27 @@ if TYPE_CHECKING:
 
     from workers.sampler.families.wan import WanFamily
 
+log = logging.getLogger(__name__)
+
 MAX_CONDITIONING_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Conditioned:
-    """A job with its text embeddings, each (text_pad_length, text_dim) float32."""
+    """A job with its text embeddings, each (text_pad_length, text_dim) float32.
 
-    job: Job
+    `checkpoint` is what another worker, or another try, has left of it.
+    """
+
+    record: CleanedPrompt
     prompt_embeds: npt.NDArray[Any]
     negative_prompt_embeds: npt.NDArray[Any] | None
+    checkpoint: bytes | None = None
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        return self.record.job
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +63,17 @@ class Denoising:
     text embeddings (1, text_pad_length, text_dim), the negative ones with guidance only.
     """
 
-    job: Job
+    record: CleanedPrompt
     latents: Tensor
     schedule: Any
     num_done: int
     prompt_embeds: Tensor
     negative_prompt_embeds: Tensor | None
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+        return self.record.job
 
     @property
     def timestep(self) -> Tensor:
@@ -71,6 +89,7 @@ class SamplerWork:
 
     def __init__(self, model_dir: Path, device: DeviceSettings, store: BlobStore) -> None:
         self._model_dir, self._device_settings, self._store = model_dir, device, store
+        self._checkpoints = Checkpoints(store)
         self._card = read_card(model_dir)
         self._family: WanFamily | None = None
         self._device: Any = None
@@ -102,7 +121,10 @@ class SamplerWork:
             expected = {**expected, "negative_prompt_embeds": row}
         data = self._store.read(record.conditioning, MAX_CONDITIONING_BYTES)
         found = tensors.load(data, expected)
-        return Conditioned(record.job, found["prompt_embeds"], found.get("negative_prompt_embeds"))
+        return Conditioned(
+            record, found["prompt_embeds"], found.get("negative_prompt_embeds"),
+            self._checkpoints.load(record.job),
+        )  # fmt: skip
 
     def open(self, inputs: Conditioned) -> Denoising:
         """The job before its first step."""
@@ -118,9 +140,47 @@ class SamplerWork:
         job = inputs.job
         with device_faults(self._device, 1, _shape(job)):
             latents = family.prepare_latents(job)
-        return Denoising(
-            job, latents, family.new_schedule(job.num_inference_steps), 0, embeds, negative
-        )
+        schedule, num_done = family.new_schedule(job.num_inference_steps), 0
+        if inputs.checkpoint is not None:
+            found = self._restored(inputs, schedule, latents)
+            if found is None:  # it may have been half restored
+                schedule = family.new_schedule(job.num_inference_steps)
+            else:
+                latents, num_done = found
+        return Denoising(inputs.record, latents, schedule, num_done, embeds, negative)
+
+    def _restored(
+        self, inputs: Conditioned, schedule: Any, latents: Tensor
+    ) -> tuple[Tensor, int] | None:
+        """Where the job goes on; None: at its beginning, and the log says why."""
+        assert inputs.checkpoint is not None
+        job = inputs.job
+        about = {"job_id": job.job_id, "run": job.run}
+        try:
+            found = restore(
+                inputs.checkpoint, identity_of(inputs.record, schedule), schedule, latents
+            )
+        except InvalidRecord as error:
+            log.warning("checkpoint is none: from the start", extra=about | {"error": str(error)})
+            return None
+        if found is None:
+            log.warning("checkpoint of other work: from the start", extra=about)
+            return None
+        log.info("goes on from its checkpoint", extra=about | {"step": found[1]})
+        return found
+
+    def snapshot(self, state: Denoising) -> Callable[[], None]:
+        """What stores a checkpoint of this state: on an I/O thread, while steps go on."""
+        data = dump(
+            identity_of(state.record, state.schedule), state.latents, state.schedule,
+            state.num_done,
+        )  # fmt: skip
+
+        def save() -> None:
+            if data is not None:
+                self._checkpoints.save(state.job, data)
+
+        return save
 
     def width(self, state: Denoising) -> int:
         """Rows of a forward: two with guidance."""
@@ -192,6 +252,14 @@ class SamplerWork:
                 scale = state.job.guidance_scale
                 predicted[number] = base + scale * (predicted[number] - base)
         return predicted[: len(states)]
+
+    def forget(self, inputs: Conditioned) -> None:
+        """Remove the job's checkpoints: its result is published.
+
+        Raises:
+            SickHost: they stay until the sweep.
+        """
+        self._checkpoints.forget(inputs.job)
 
     def result(self, state: Denoising) -> npt.NDArray[Any]:
         """The latents, (C, T, H, W) float32."""
