@@ -1,7 +1,8 @@
 """`python -m tests.mutants [WORD...]`: plants each bug in a copy of the tree; exit code 1 if one
 survives. A word chooses the bugs whose names hold it.
 
-The simulation runs against each; against those that it lets pass, the property tests do.
+The simulation runs against each; against those that it lets pass, the property tests do. Against
+the bugs of the denoising steps the tests that each names run.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def verdict(mutant: Mutant) -> str | None:
             else:
                 shutil.copy(source, tree / name)
         plant(mutant, tree)
-        return _simulation(tree) or (_tests(tree) if _are_tests_well() else None)
+        caught = None if mutant.tests else _simulation(tree)
+        tests = mutant.tests or TESTS
+        return caught or (_tests(tree, tests) if _are_well(tests) else None)
 
 
 def plant(mutant: Mutant, tree: Path) -> None:
@@ -78,8 +81,8 @@ def _simulation(tree: Path) -> str | None:
     return f"simulation, seed {broken[1]}: {broken[2]}"
 
 
-def _tests(tree: Path) -> str | None:
-    done = _python(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS], tree)
+def _tests(tree: Path, tests: tuple[str, ...]) -> str | None:
+    done = _python(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests], tree)
     if done.returncode == 0:
         return None
     failed = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
@@ -87,9 +90,9 @@ def _tests(tree: Path) -> str | None:
 
 
 @cache
-def _are_tests_well() -> bool:
+def _are_well(tests: tuple[str, ...]) -> bool:
     """Tests that fail without any bug catch none."""
-    return _tests(ROOT) is None
+    return _tests(ROOT, tests) is None
 
 
 def _python(arguments: list[str], tree: Path) -> subprocess.CompletedProcess[str]:

@@ -6,18 +6,20 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """A bug, in words and as text to be replaced."""
+    """A bug, in words and as text to be replaced. `tests` catch it; by default the simulation."""
 
     name: str
     file: str
     old: str
     new: str
+    tests: tuple[str, ...] = ()
 
 
 _OFFSETS, _MAP = "streams/core/offsets.py", "streams/core/offset_map.py"
 _OURS, _STAGE = "streams/core/partitions.py", "streams/core/stage.py"
 _FLIGHTS, _COPIES = "streams/core/flights.py", "streams/core/copies.py"
 _BATCHES, _RETRY = "streams/core/batches.py", "streams/core/retry.py"
+_SAMPLER, _STEPS = "workers/sampler/work.py", "workers/step_engine.py"
 _FENCED, _LETTERS = "workers/fenced.py", "streams/letters.py"
 
 MUTANTS = (
@@ -172,8 +174,9 @@ MUTANTS = (
     Mutant(
         "emits its own result, not the one that stands",
         _FENCED,
-        "self._decode(winner, type(record)), winner),)\n",
-        "record, body),)\n",
+        "        return (self._next_output(task, record, winner),)\n",
+        "        record = self._decode(body, type(record))\n"
+        "        return (self._next_output(task, record, body),)\n",
     ),
     Mutant(
         "re-emits a result whose blobs are lost",
@@ -278,5 +281,76 @@ MUTANTS = (
         "workers/engine.py",
         '        ends_job = error.reason_code not in',
         '        ends_job = error.reason_code in',
+    ),
+    # ---- denoising steps
+    Mutant(
+        "gives each job of a forward another's prompt",
+        _SAMPLER,
+        "        prompts = [each.prompt_embeds for each in states]\n",
+        "        prompts = [each.prompt_embeds for each in reversed(states)]\n",
+        ("tests/torch/test_demo_model.py",),
+    ),
+    Mutant(
+        "swaps the guidance halves",
+        _SAMPLER,
+        "base + scale * (predicted[number] - base)\n",
+        "predicted[number] + scale * (base - predicted[number])\n",
+        ("tests/torch/test_demo_model.py",),
+    ),
+    Mutant(
+        "steps a scheduler in place",
+        _SAMPLER,
+        "    schedule = copy_of_schedule(state.schedule)\n",
+        "    schedule = state.schedule\n",
+        ("tests/torch/test_sampler_steps.py",),
+    ),
+    Mutant(
+        "goes on from a checkpoint with a scheduler that has forgotten",
+        "workers/sampler/checkpoint.py",
+        '        "model_outputs",\n',
+        "",
+        ("tests/torch/test_checkpoint.py",),
+    ),
+    Mutant(
+        "goes on from another job's checkpoint",
+        "workers/sampler/checkpoint.py",
+        '    if about["identity"] != dict(identity):\n',
+        "    if False:\n",
+        ("tests/torch/test_checkpoint.py",),
+    ),
+    Mutant(
+        "leaves no checkpoint when a job goes unfinished",
+        _STEPS,
+        "        if job.num_steps and (saving",
+        "        if not job.num_steps and (saving",
+        ("tests/unit/test_step_engine.py",),
+    ),
+    Mutant(
+        "tries again what found no memory",
+        _STEPS,
+        "            cap.found_no_memory(rows)\n",
+        "",
+        ("tests/unit/test_step_engine.py",),
+    ),
+    Mutant(
+        "keeps the rows of a cancelled job",
+        _STEPS,
+        "[each for each in self._jobs if each not in self._live]",
+        "[]",
+        ("tests/unit/test_step_engine.py",),
+    ),
+    Mutant(
+        "lets newcomers pass those who have waited longer",
+        "streams/core/step_batcher.py",
+        "self._num_joined, self._longest_s)\n",
+        "self._num_joined, 1e9)\n",
+        ("tests/properties/test_step_batcher.py",),
+    ),
+    Mutant(
+        "lets jobs of two keys share a forward",
+        "streams/core/step_batcher.py",
+        "each.key == first.key and each.width <= left",
+        "each.width <= left",
+        ("tests/properties/test_step_batcher.py",),
     ),
 )  # fmt: skip
