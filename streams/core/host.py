@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from streams.core.breaker import Breaker, Verdict
 
 
@@ -23,8 +25,8 @@ class Host:
         self.breaker = breaker
         self._leave_after_s = leave_after_s
         self._is_engine_sick = False
-        self._reason: str | None = None  # set while only this host is known to be sick
-        self._since_s = 0.0
+        # Of engine and probes, while only this host is known to be sick: why, and since when.
+        self._complaints: dict[Literal["engine", "probe"], tuple[str, float]] = {}
 
     @property
     def is_holding(self) -> bool:
@@ -34,29 +36,33 @@ class Host:
     def fell_sick(self, reason_code: str, is_local: bool, now_s: float) -> None:
         """The engine holds. `is_local` False: every worker would, so leaving helps nobody."""
         self._is_engine_sick = True
-        self._note(reason_code, is_local, now_s)
+        self._note("engine", reason_code, is_local, now_s)
 
     def recovered(self) -> None:
         """The engine works again."""
-        self._is_engine_sick, self._reason = False, None
+        self._is_engine_sick = False
+        self._complaints.pop("engine", None)
 
     def probed(self, is_ok: bool, is_local: bool, now_s: float) -> Verdict:
         """The breaker's probe was answered."""
         verdict = self.breaker.probed(is_ok, now_s)
         if verdict is Verdict.UNKNOWN:
-            self._note("probe_failed", is_local, now_s)
-        elif not self._is_engine_sick:
-            self._reason = None
+            self._note("probe", "probe_failed", is_local, now_s)
+        else:
+            self._complaints.pop("probe", None)
         return verdict
 
     def must_leave(self, now_s: float) -> str | None:
         """Why the worker should leave its work to healthier hosts; None: it should not."""
-        if self._reason is None or now_s - self._since_s < self._leave_after_s:
+        if not self._complaints:
             return None
-        return self._reason
+        reason, since_s = min(self._complaints.values(), key=lambda each: each[1])
+        return reason if now_s - since_s >= self._leave_after_s else None
 
-    def _note(self, reason_code: str, is_local: bool, now_s: float) -> None:
+    def _note(
+        self, whose: Literal["engine", "probe"], reason_code: str, is_local: bool, now_s: float
+    ) -> None:
         if not is_local:
-            self._reason = None
-        elif self._reason is None:
-            self._reason, self._since_s = reason_code, now_s
+            self._complaints.clear()
+        else:
+            self._complaints.setdefault(whose, (reason_code, now_s))

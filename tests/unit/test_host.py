@@ -59,3 +59,12 @@ def test_an_engine_that_recovers_does_not_close_the_breaker() -> None:
     host.fell_sick("device_lost", is_local=True, now_s=0.0)
     host.recovered()
     assert (host.is_holding, host.must_leave(99.0)) == (True, None)
+
+
+def test_an_engine_that_was_sick_for_a_moment_does_not_hide_probes_that_fail() -> None:
+    host = a_host()
+    host.breaker.failed("j")
+    host.probed(False, is_local=True, now_s=1.0)
+    host.fell_sick("device_lost", is_local=True, now_s=2.0)
+    host.recovered()
+    assert (host.must_leave(10.9), host.must_leave(11.0)) == (None, "probe_failed")
