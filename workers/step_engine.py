@@ -24,7 +24,7 @@ from schemas.records import StageTiming
 from streams.core.events import Failed, Ticket
 from streams.core.step_batcher import StepBatcher
 from streams.core.step_caps import StepCap
-from streams.errors import FatalError, OutOfMemory, PipelineError, SettingsError, SickHost
+from streams.errors import FatalError, OutOfMemory, SettingsError, SickHost
 from workers.engine import PROGRESS_EVERY_S, RowEngine, fault_of, log_failure, now, without_tensors
 from workers.fenced import FencedWork, Prepared
 from workers.holding import LONGEST_WAIT_S, Hold
@@ -105,7 +105,7 @@ class StepEngine(RowEngine):
         """What may fail: a checkpoint that is not written costs work, one that stays costs room."""
         try:
             call()
-        except PipelineError as error:
+        except SickHost as error:
             log.warning("checkpoint", extra={"reason": error.reason_code, "error": str(error)})
 
     # ---- on the engine thread
@@ -123,19 +123,25 @@ class StepEngine(RowEngine):
         return call
 
     def _enter(self, rows: Sequence[tuple[Ticket, Prepared]]) -> None:
-        for ticket, prepared in rows:
+        for number, (ticket, prepared) in enumerate(rows):
             if ticket not in self._live:
                 continue
             try:
                 state = self._work.open(prepared.inputs)
             except (FatalError, SettingsError):
                 raise
+            except SickHost as error:
+                self._sit_out(error)
+                self._calls.put(partial(self._enter, rows[number:]))
+                return
             except Exception as error:  # it cannot even begin: that is its own failure
                 log_failure(error)
                 self._answer(Failed(ticket, fault_of(error)))
                 continue
             self._jobs[ticket] = _Job(prepared, state)
             self._batcher.join(ticket, self._work.step_key(state), self._work.width(state))
+        if not self._jobs:
+            self._end_hold()
 
     def _step(self) -> None:
         """One forward, for the jobs whose turn it is."""
@@ -156,9 +162,7 @@ class StepEngine(RowEngine):
             rung = _Rung.WHOLE if self._cap(key).has_room(rows) else _Rung.SPLIT
             outcomes = self._outcomes(key, [job.state for job in jobs], rung)
         except SickHost as error:
-            if self._hold is None:
-                self._hold = self._holding.patiently()
-            self._hold.sit_out(error)
+            self._sit_out(error)
             return
         self._end_hold()
         step_s = time.monotonic() - began_s
@@ -180,7 +184,8 @@ class StepEngine(RowEngine):
         num_done, num_steps = self._work.steps(outcome)
         self._report(ticket, job, num_done, num_steps)
         if num_done < num_steps:
-            if time.monotonic() - job.saved_s >= self._checkpoint_s:
+            is_idle = job.saving is None or job.saving.done()  # else the store is slow
+            if is_idle and time.monotonic() - job.saved_s >= self._checkpoint_s:
                 self._save(job)
             self._batcher.rekey(ticket, self._work.step_key(outcome))
             return
@@ -197,6 +202,11 @@ class StepEngine(RowEngine):
         )  # fmt: skip
         self._hand_off(self._complete, self._completes, [(ticket, job.prepared, result)], timing)
 
+    def _sit_out(self, error: SickHost) -> None:
+        if self._hold is None:
+            self._hold = self._holding.patiently()
+        self._hold.sit_out(error)
+
     def _end_hold(self) -> None:
         if self._hold is not None:
             self._hold.__exit__()
@@ -210,10 +220,16 @@ class StepEngine(RowEngine):
             self._parting = [each for each in self._parting if not each.done()] + [saving]
 
     def _save(self, job: _Job) -> Future[None] | None:
-        if job.saving is not None and not job.saving.done():
-            return None  # the store is slow: the next boundary will do
+        """Store a checkpoint, once the one before is stored: the last one put stays."""
+        before, snapshot = job.saving, self._work.snapshot(job.state)
+
+        def save() -> None:
+            if before is not None:
+                wait([before])  # it has a thread already: they are taken in order
+            self._quietly(snapshot)
+
         job.saved_s = time.monotonic()
-        job.saving = self._submit(self._quietly, self._work.snapshot(job.state))
+        job.saving = self._submit(save)
         return job.saving
 
     def _leave(self, ticket: Ticket) -> None:

@@ -298,6 +298,57 @@ def test_a_sick_device_is_waited_for_and_no_step_is_lost(rig: StepRig) -> None:
     assert len(rig.steps.forwards) == 5
 
 
+def test_a_job_that_cannot_begin_on_a_sick_device_begins_when_it_is_well(rig: StepRig) -> None:
+    left = [SickHost("refused", reason_code="device_failed")] * 2
+
+    def on_open(job_id: str) -> None:
+        if left:
+            raise left.pop()
+
+    rig.steps.on_open = on_open
+    rig.start(*tasks_of("a-2"))
+    (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Emitted)
+    rig.wait_for_word(2)
+    assert rig.words[-1] == HostWell()
+
+
+def test_a_hold_ends_when_the_job_that_could_not_begin_goes(rig: StepRig) -> None:
+    def on_open(job_id: str) -> None:
+        raise SickHost("refused")
+
+    rig.steps.on_open = on_open
+    (ticket,) = rig.start(*tasks_of("a-2"))
+    rig.wait_for_word(1)
+    rig.drop(ticket)
+    rig.wait_for_word(2)
+    assert rig.words[-1] == HostWell()
+
+
+def test_the_last_checkpoint_is_put_last_though_the_one_before_is_slow(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "checkpoint_s", 0.0)
+    may_go_on = threading.Event()
+    put: list[int] = []
+
+    def slow(state: State) -> None:
+        assert may_go_on.wait(WAIT_S)
+        put.append(state.num_done)
+
+    rig = StepRig(rig_folder)
+    rig.steps.on_save = slow
+    with rig:
+        (ticket,) = rig.start(*tasks_of("a-9999999"))
+        wait_until(lambda: len(rig.steps.forwards) > 3)
+        rig.drop(ticket)
+        wait_until(lambda: len(rig.engine._jobs) == 0)  # type: ignore[attr-defined]
+        may_go_on.set()
+    assert put == sorted(put)
+    assert len(put) == 2
+    assert put[-1] == len(rig.steps.forwards)
+
+
 def test_a_hold_ends_when_nobody_waits_any_more(rig: StepRig) -> None:
     def sick(states: Sequence[State], is_split: bool) -> None:
         raise SickHost("refused")
