@@ -181,7 +181,7 @@ class RowEngine(ABC):
     # ---- on I/O threads
 
     def _hand_off(
-        self, call: Callable[..., None], pace: _Pace, rows: Sequence[tuple[Any, ...]], *more: Any
+        self, call: Callable[..., object], pace: _Pace, rows: Sequence[tuple[Any, ...]], *more: Any
     ) -> None:
         """`call(*row, *more)` for every row: on I/O threads, or, if cheap, on the engine's."""
 
@@ -200,7 +200,7 @@ class RowEngine(ABC):
         elif rows:
             self._calls.put(partial(each, rows))
 
-    def _submit(self, function: Callable[..., None], *arguments: Any) -> Future[None] | None:
+    def _submit(self, function: Callable[..., object], *arguments: Any) -> Future[None] | None:
         """Have an I/O thread do that; None once the engine is stopping."""
 
         def guarded() -> None:
@@ -223,10 +223,12 @@ class RowEngine(ABC):
         if batch.settle(row) and batch.ready:
             self._calls.put(partial(self._enter, batch.ready))
 
-    def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> None:
+    def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> bool:
+        """Whether the result is published."""
         outputs = self._answered(ticket, lambda: self._fenced.complete(row, result, timing))
         if outputs is not None:
             self._answer(Emitted(ticket, outputs))
+        return outputs is not None
 
     def _end(self, ticket: Ticket, task: Task, ending: Ending) -> None:
         outputs = self._answered(ticket, lambda: self._fenced.end(task, ending), is_end=True)

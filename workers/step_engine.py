@@ -56,6 +56,7 @@ class _Job:
     told_s: float = 0.0  # of its progress
     saved_s: float = field(default_factory=time.monotonic)  # when, or since when it would be worked
     saving: Future[None] | None = None
+    has_checkpoint: bool = False  # it went on from one, or has stored one
 
 
 class StepEngine(RowEngine):
@@ -91,15 +92,18 @@ class StepEngine(RowEngine):
     def stop(self) -> None:
         """End the threads, at the next boundary; jobs in the middle leave checkpoints."""
         self._calls.put(None)
-        self._thread.join(timeout=LONGEST_WAIT_S)
-        wait(self._parting, timeout=PARTING_S)
+        if self._hold is None:  # else the device does nothing, and waits for nobody
+            self._thread.join(timeout=LONGEST_WAIT_S)
+            wait(self._parting, timeout=PARTING_S)
         super().stop()
 
     # ---- on I/O threads
 
-    def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> None:
-        super()._complete(ticket, row, result, timing)
-        self._quietly(partial(self._work.forget, row.inputs))
+    def _complete_job(self, ticket: Ticket, job: _Job, result: Any, timing: StageTiming) -> None:
+        if self._complete(ticket, job.prepared, result, timing) and job.has_checkpoint:
+            if job.saving is not None:
+                wait([job.saving])
+            self._quietly(partial(self._work.forget, job.prepared.inputs))
 
     def _quietly(self, call: Callable[[], None]) -> None:
         """What may fail: a checkpoint that is not written costs work, one that stays costs room."""
@@ -138,7 +142,8 @@ class StepEngine(RowEngine):
                 log_failure(error)
                 self._answer(Failed(ticket, fault_of(error)))
                 continue
-            self._jobs[ticket] = _Job(prepared, state)
+            is_begun = self._work.steps(state)[0] > 0
+            self._jobs[ticket] = _Job(prepared, state, has_checkpoint=is_begun)
             self._batcher.join(ticket, self._work.step_key(state), self._work.width(state))
         if not self._jobs:
             self._end_hold()
@@ -169,7 +174,7 @@ class StepEngine(RowEngine):
         self._batcher.ran(tickets, step_s)
         self._stepped(rows, step_s)
         for ticket, job, outcome in zip(tickets, jobs, outcomes, strict=True):
-            job.compute_s += step_s / len(jobs)
+            job.compute_s += step_s * self._work.width(job.state) / rows
             job.num_steps += 1
             job.num_shared += len(jobs)
             self._take(ticket, job, outcome)
@@ -200,7 +205,7 @@ class StepEngine(RowEngine):
             self._fenced.stage.name, job.started_at, now(), job.compute_s,
             round(job.num_shared / job.num_steps), self._worker,
         )  # fmt: skip
-        self._hand_off(self._complete, self._completes, [(ticket, job.prepared, result)], timing)
+        self._hand_off(self._complete_job, self._completes, [(ticket, job, result)], timing)
 
     def _sit_out(self, error: SickHost) -> None:
         if self._hold is None:
@@ -228,7 +233,7 @@ class StepEngine(RowEngine):
                 wait([before])  # it has a thread already: they are taken in order
             self._quietly(snapshot)
 
-        job.saved_s = time.monotonic()
+        job.saved_s, job.has_checkpoint = time.monotonic(), True
         job.saving = self._submit(save)
         return job.saving
 

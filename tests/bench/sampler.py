@@ -27,6 +27,7 @@ import numpy as np
 from schemas.codec import Codec
 from schemas.records import CleanedPrompt, Job, LatentsReady, Record, StageTiming
 from streams.core.events import Emitted, Failed, Start, Ticket, TopicPartition, Work
+from streams.core.step_caps import StepCap
 from streams.engine import Task
 from streams.topology import stage
 from tests.bench.goals import Goals, print_table
@@ -298,6 +299,32 @@ def _by_diffusers(pipeline: Any, work: BenchWork, job: Job) -> None:
     )  # fmt: skip
 
 
+def _knees(work: BenchWork) -> None:
+    """What a step takes by rows, and the cap that is learned from it."""
+    rows = []
+    for text, frames, side_px in (("small", 17, 64), ("large", 33, 128)):
+        cap, most = StepCap(64), 16
+        jobs = [
+            replace(job, num_frames=frames, height_px=side_px, width_px=side_px)
+            for job in _jobs(work, most, f"knee-{text}", 1.0, (STEPS,))
+        ]
+        states = [work.begin_job(job) for job in jobs]
+        while cap.rows <= most:
+            count, times = cap.rows, []
+            for _ in range(5):
+                began_s = time.perf_counter()
+                work.step(states[:count], is_split=False)
+                times.append(time.perf_counter() - began_s)
+            step_s = statistics.median(times)
+            cap.took(count, step_s)
+            rows.append([f"{text} {frames}x{side_px}x{side_px}", str(count), f"{1e3 * step_s:.1f}",
+                         f"{1e3 * step_s / count:.1f}", str(cap.rows)])  # fmt: skip
+            if cap.rows <= count:
+                break
+    print("\nOne step by rows, and the cap learned so far")
+    print_table(["latents of", "rows", "ms", "ms a row", "cap"], rows)
+
+
 def _latency(work: BenchWork, goals: Goals, count: int) -> None:
     side = Continuous(work, rows_max=2 * CLIENTS)
     _closed_loop(side, _jobs(work, count // 2, "warm", 3.0, MIXED_STEPS))
@@ -349,6 +376,7 @@ def main() -> int:
         pipeline: Any = WanPipeline.from_pretrained(model, torch_dtype=torch.float32)
         pipeline.to(words.device).set_progress_bar_config(disable=True)
         _throughput(work, pipeline, goals, words.jobs)
+        _knees(work)
         _latency(work, goals, words.jobs)
     return goals.report()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.unit.engine_rig import Rig
+from tests.unit.step_rig import StepRig
 from workers import engine, holding
 
 
@@ -28,3 +30,14 @@ def rig_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth_a_thread_s
 def rig(rig_folder: Path) -> Rig:
     """An engine of the sampler stage; entered by the test."""
     return Rig(rig_folder)
+
+
+@pytest.fixture
+def step_rig(rig_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StepRig]:
+    """A sampler's engine whose caps are the settings'; left with every step free, so it can end."""
+    monkeypatch.setattr("streams.core.step_caps.StepCap.rows", property(lambda cap: cap._most))
+    rig = StepRig(rig_folder)
+    with rig:
+        yield rig
+        rig.steps.is_free = True
+        rig.steps.turns.release(1000)

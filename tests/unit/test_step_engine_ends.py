@@ -1,0 +1,215 @@
+"""StepEngine when the device is sick, when jobs go unfinished, and when it ends: checkpoints."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from streams.core.events import Emitted, Failed, HostSick, HostWell
+from streams.errors import FatalError, SickHost
+from tests.unit.engine_rig import (
+    WAIT_S,
+    raising,
+    tasks_of,
+    wait_until,
+)
+from tests.unit.step_rig import State, StepRig
+
+
+@pytest.fixture
+def rig(step_rig: StepRig) -> StepRig:
+    """An engine of steps, not of batches."""
+    return step_rig
+
+
+def test_a_sick_device_is_waited_for_and_no_step_is_lost(rig: StepRig) -> None:
+    left = [SickHost("refused", reason_code="device_failed")] * 2
+
+    def sick(states: Sequence[State], is_split: bool) -> None:
+        if states[0].num_done == 1 and left:
+            raise left.pop()
+
+    rig.steps.on_forward = sick
+    rig.start(*tasks_of("a-3"))
+    (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Emitted)
+    rig.wait_for_word(2)
+    assert rig.words == [HostSick("device_failed", "refused", is_local=True), HostWell()]
+    assert len(rig.steps.forwards) == 5
+
+
+def test_a_job_that_cannot_begin_on_a_sick_device_begins_when_it_is_well(rig: StepRig) -> None:
+    left = [SickHost("refused", reason_code="device_failed")] * 2
+
+    def on_open(job_id: str) -> None:
+        if left:
+            raise left.pop()
+
+    rig.steps.on_open = on_open
+    rig.start(*tasks_of("a-2"))
+    (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Emitted)
+    rig.wait_for_word(2)
+    assert rig.words[-1] == HostWell()
+
+
+def test_a_hold_ends_when_the_job_that_could_not_begin_goes(rig: StepRig) -> None:
+    def on_open(job_id: str) -> None:
+        raise SickHost("refused")
+
+    rig.steps.on_open = on_open
+    (ticket,) = rig.start(*tasks_of("a-2"))
+    rig.wait_for_word(1)
+    rig.drop(ticket)
+    rig.wait_for_word(2)
+    assert rig.words[-1] == HostWell()
+
+
+def test_the_last_checkpoint_is_put_last_though_the_one_before_is_slow(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "checkpoint_s", 0.0)
+    may_go_on = threading.Event()
+    put: list[int] = []
+
+    def slow(state: State) -> None:
+        assert may_go_on.wait(WAIT_S)
+        put.append(state.num_done)
+
+    rig = StepRig(rig_folder)
+    rig.steps.on_save = slow
+    with rig:
+        (ticket,) = rig.start(*tasks_of("a-9999999"))
+        wait_until(lambda: len(rig.steps.forwards) > 3)
+        rig.drop(ticket)
+        wait_until(lambda: len(rig.engine._jobs) == 0)  # type: ignore[attr-defined]
+        may_go_on.set()
+    assert put == sorted(put)
+    assert len(put) == 2
+    assert put[-1] == len(rig.steps.forwards)
+
+
+def test_a_hold_ends_when_nobody_waits_any_more(rig: StepRig) -> None:
+    def sick(states: Sequence[State], is_split: bool) -> None:
+        raise SickHost("refused")
+
+    rig.steps.on_forward = sick
+    (ticket,) = rig.start(*tasks_of("a-3"))
+    rig.wait_for_word(1)
+    rig.drop(ticket)
+    rig.wait_for_word(2)
+    assert rig.words[-1] == HostWell()
+
+
+def test_a_fatal_error_ends_the_engine(rig: StepRig) -> None:
+    def fatal(states: Sequence[State], is_split: bool) -> None:
+        raise FatalError("the weights are gone")
+
+    rig.steps.on_forward = fatal
+    rig.start(*tasks_of("a-1"))
+    with pytest.raises(FatalError, match="weights"):
+        wait_until(lambda: rig.take() > 0)
+
+
+def test_stop_leaves_jobs_in_the_middle_with_checkpoints(rig: StepRig) -> None:
+    jobs = [f"{number}-100000" for number in range(9)]
+    rig.start(*tasks_of(*jobs))
+    wait_until(lambda: len({each for forward in rig.steps.forwards for each in forward}) == 9)
+    rig.engine.stop()
+    assert rig.take() == 0
+    taken = Counter(each for forward in rig.steps.forwards for each in forward)
+    assert {name: state.num_done for name, state in rig.steps.saved.items()} == taken
+
+
+def test_a_job_whose_partition_goes_leaves_a_checkpoint_and_is_gone_on_with(rig: StepRig) -> None:
+    rig.steps.is_free = False
+    (ticket,) = rig.start(*tasks_of("a-6"))
+    for _ in range(3):
+        rig.turn()
+    rig.drop(ticket)
+    rig.steps.turns.release()  # a step may be under way
+    wait_until(lambda: "a-6" in rig.steps.saved)
+    num_done = rig.steps.saved["a-6"].num_done
+    assert num_done in (3, 4)
+    before = len(rig.steps.forwards)
+    rig.steps.is_free = True
+    rig.start(*tasks_of("a-6"))
+    rig.steps.turns.release(100)
+    rig.wait_for(1)
+    assert len(rig.steps.forwards) - before == 6 - num_done
+
+
+def test_checkpoints_are_stored_as_often_as_asked_for_and_one_at_a_time(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "checkpoint_s", 0.0)
+    begun: list[int] = []
+    may_go_on = threading.Event()
+
+    def slow(state: State) -> None:
+        begun.append(state.num_done)
+        assert may_go_on.wait(WAIT_S)
+
+    rig = StepRig(rig_folder)
+    rig.steps.on_save = slow
+    with rig:
+        rig.start(*tasks_of("a-50"))
+        wait_until(lambda: len(rig.steps.forwards) == 50)  # the store is slow, the steps are not
+        assert begun == [1]
+        may_go_on.set()
+        rig.wait_for(1)
+        wait_until(lambda: rig.steps.forgotten == ["a-50"])
+
+
+def test_a_job_that_left_no_checkpoint_has_none_to_be_removed(rig: StepRig) -> None:
+    rig.start(*tasks_of("a-3"))
+    rig.wait_for(1)
+    rig.engine.stop()
+    assert rig.steps.forgotten == []
+
+
+def test_the_checkpoint_of_a_job_whose_result_cannot_be_stored_stays(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "checkpoint_s", 0.0)
+    rig = StepRig(rig_folder)
+    rig.steps.on_store = raising(ZeroDivisionError("a bug"))
+    with rig:
+        rig.start(*tasks_of("a-3"))
+        (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Failed)
+    assert rig.steps.forgotten == []
+
+
+def test_an_engine_that_holds_ends_at_once(rig: StepRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.holding.FIRST_WAIT_S", 1000.0)
+
+    def sick(states: Sequence[State], is_split: bool) -> None:
+        raise SickHost("refused")
+
+    rig.steps.on_forward = sick
+    rig.start(*tasks_of("a-3"))
+    rig.wait_for_word(1)
+    rig.engine.stop()
+    assert rig.threads() == set()
+
+
+def test_a_checkpoint_that_cannot_be_stored_costs_nothing(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "checkpoint_s", 0.0)
+    rig = StepRig(rig_folder)
+
+    def away(state: State) -> None:
+        raise SickHost("refused", reason_code="store_down")
+
+    rig.steps.on_save = away
+    with rig:
+        rig.start(*tasks_of("a-5"))
+        (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Emitted)
+    assert rig.held == [], "nobody waits for a checkpoint"
