@@ -23,7 +23,7 @@ help:
 	@echo 'make bench-sampler    jobs a second and latencies of continuous batching, beside static batches and diffusers'
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
-	@echo 'make train-demo-model a tiny Wan that obeys its prompt, resumable (WORK=folder, OUT=folder); not there yet: README'
+	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
 	@echo 'make eval-demo-model  every prompt through the pipeline, read back from its MP4, held against the goals'
 	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
 	@echo 'make simulate         seeded schedules of faults on an in-memory log:  make simulate N=5000 [SEED=1]'

@@ -40,7 +40,7 @@ Fps = Annotated[int | None, typer.Option(min=1, help="Frames a second.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale; at most 1 is off.")]
 Negative = Annotated[str, typer.Option(help="What the video must not show.")]
 Model = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="A WanPipeline folder; else the tiny one.")
+    Path | None, typer.Option(metavar="DIR", help="A WanPipeline folder; else the demo model.")
 ]
 Broker = Annotated[BrokerKind | None, typer.Option(help="The broker to start.")]
 Brokers = Annotated[int, typer.Option(metavar="1|3", help="How many Apache Kafka brokers.")]

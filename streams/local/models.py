@@ -1,7 +1,7 @@
-"""The model of the local stack: the user's folder, checked, or the tiny one, written once.
+"""The model of the local stack: the user's folder, checked, or the demo model of this package.
 
-Models are the workers' business, and the tiny one needs torch to be written: so both are done by a
-child process, and this one stays light.
+Models are the workers' business: they are checked, and the tiny one is written, by a child process
+that imports what it takes, and this one stays light.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from streams.errors import SettingsError
 from streams.local.processes import ManagedProcess, require_space
 from streams.local.worker_process import python_environment
 
-TINY_SEED = 0
 _WRITE_S = 180.0
 _CHECK_S = 60.0
 _SPACE_BYTES = 200_000_000
@@ -54,33 +54,30 @@ except SettingsError as error:
 class ModelFolder:
     """A model folder that is being made sure of, by a child process in the background."""
 
-    def __init__(self, model: Path | None, cache: Path, logs: Path) -> None:
-        """`model` None means the tiny one in `cache`."""
-        self.path = (model or cache / "models" / "tiny").absolute()
+    def __init__(self, model: Path | None, logs: Path) -> None:
+        """`model` None means the demo model."""
+        self.path = model.absolute() if model is not None else demo_model_dir()
         self._is_given = model is not None
         self._logs = logs
         self._child: ManagedProcess | None = None
 
     def begin(self) -> None:
-        """Start checking or writing.
+        """Start checking; the demo model needs none.
 
         Raises:
-            SettingsError: the given folder is none.
+            SettingsError: there is no such folder.
         """
+        if not self.path.is_dir():
+            raise SettingsError(f"no model in {self.path}: want a WanPipeline folder")
         if self._is_given:
-            if not self.path.is_dir():
-                raise SettingsError(f"no model in {self.path}: want a WanPipeline folder")
             self._child = _child("the model check", _CHECK, [self.path], self._logs)
-        elif not (self.path / "model_index.json").exists():
-            self._child = tiny_writer(self.path, TINY_SEED, self._logs)
-        if self._child is not None:
             self._child.start()
 
     def wait(self, stop: threading.Event) -> Path:
-        """The folder, as soon as it is there and right, or `stop` is set.
+        """The folder, as soon as it is known to be right, or `stop` is set.
 
         Raises:
-            SettingsError: it is not a model we can run, or could not be written.
+            SettingsError: it is not a model we can run.
         """
         if self._child is not None:
             await_child(self._child, stop)
@@ -90,6 +87,14 @@ class ModelFolder:
         """End the child, if it still runs."""
         if self._child is not None:
             self._child.kill()
+
+
+def demo_model_dir() -> Path:
+    """Where the demo model lies: data of the workers' package, which is found but not imported."""
+    spec = find_spec("workers")
+    assert spec is not None, "installed with us"
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]).absolute() / "models" / "demo" / "weights"
 
 
 def tiny_writer(folder: Path, seed: int, logs: Path) -> ManagedProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ BrokerKind = Literal["embedded", "apache"]
 
 _SPACE_BYTES = 300_000_000
 _STEP_S = 0.1
+_TORCH_STAGES = 3  # at work at a time: prompt, sampler, decoder
 _BROKER_GONE_S = 10.0
 _STILL_WAITING_S = 30.0
 
@@ -35,7 +37,7 @@ class StackPlan:
     """What to run. `settings.home` holds the stack's data and logs.
 
     `broker` None uses the one at `settings.bootstrap`. `port` None takes a free one; three brokers
-    take three from it on. `cache` keeps what outlives a stack: the tiny model, Kafka's jars.
+    take three from it on. `cache` keeps what outlives a stack: Kafka's jars.
     """
 
     settings: Settings
@@ -138,8 +140,8 @@ class LocalStack:
         self.stop()
 
     def _start(self, stop: threading.Event) -> None:
-        # The tiny model and the broker start side by side.
-        model = ModelFolder(self.settings.model, self.plan.cache, self._logs)
+        # The model is checked while the broker starts.
+        model = ModelFolder(self.settings.model, self._logs)
         self._stack.callback(model.cancel)
         model.begin()
         updates: dict[str, object] = {"home": self._home}
@@ -160,7 +162,10 @@ class LocalStack:
 
     def _start_workers(self, stop: threading.Event) -> None:
         self._broker_seen_s = time.monotonic()
-        environment, grace_s = as_environment(self.settings), self.settings.grace_ms / 1000
+        # Each torch would take all cores, and its threads wait by spinning: ten times as slow.
+        threads = self.settings.torch_threads or max(1, (os.cpu_count() or 1) // _TORCH_STAGES)
+        environment = as_environment(self.settings) | {"torch_threads": threads}
+        grace_s = self.settings.grace_ms / 1000
         for stage in worker_stages():
             for number in range(1, self.plan.num_workers(stage.name) + 1):
                 one = self.plan.num_workers(stage.name) == 1

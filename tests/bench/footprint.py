@@ -165,7 +165,7 @@ def _fill(stage: Stage, settings: Settings, count: int) -> None:
 
 
 def _start_up(goals: Goals, folder: Path) -> None:
-    """The local stack with the tiny model, from nothing and again."""
+    """The local stack with the demo model, from nothing and again."""
     for name in ("first", "again"):
         home = folder / "home"
         plan = StackPlan(Settings(home=home), cache=folder / "cache")

@@ -1,4 +1,4 @@
-"""The whole pipeline, as real processes with the tiny model, once per test run and broker."""
+"""The whole pipeline, as real processes with the demo model, once per test run and broker."""
 
 from __future__ import annotations
 

@@ -107,9 +107,6 @@ class Scene:
 @contextmanager
 def open_scene(folder: Path, kafka_home: Path) -> Iterator[Scene]:
     """Apache Kafka with KIP-848 groups, SeaweedFS, four echo workers; short delays."""
-    model = folder / "models" / "tiny"  # nobody loads it: the workers only echo
-    model.mkdir(parents=True)
-    (model / "model_index.json").touch()
     said: list[str] = []
     with (
         ApacheKafka(folder / "kafka", home=kafka_home) as broker,

@@ -1,4 +1,4 @@
-"""`reel` as people use it: real processes, the tiny model, the embedded broker."""
+"""`reel` as people use it: real processes, the demo model, the embedded broker."""
 
 import json
 import os
@@ -97,7 +97,7 @@ class Up:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    # The model lands in one home for all tests here; a dead worker's partitions come back soon.
+    # A dead worker's partitions come back soon.
     settings = {"REEL_SESSION_TIMEOUT_MS": "6000", "REEL_TORCH_THREADS": "1"}
     home, folder, temporary = (tmp_path_factory.mktemp(name) for name in ("home", "cwd", "tmp"))
     return Shell(home, folder, temporary, settings)
@@ -262,8 +262,6 @@ def test_a_folder_that_is_no_model_is_wrong_use(shell: Shell, tmp_path: Path) ->
 
 def test_stopping_leaves_no_process_and_no_stack_file(shell: Shell, tmp_path: Path) -> None:
     other = replace(shell, home=tmp_path / "home")
-    (other.home / "models").mkdir(parents=True)
-    (other.home / "models" / "tiny").symlink_to(shell.home / "models" / "tiny")
     up = Up(other, "--port", "0")
     up.wait_for("ready in")
     workers = json.loads((other.home / "stack.json").read_text())["workers"]

@@ -30,9 +30,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def a_plan(home: Path) -> StackPlan:
-    model = home / "models" / "tiny"  # nobody loads it: the workers only echo
-    model.mkdir(parents=True, exist_ok=True)
-    (model / "model_index.json").touch()
     settings = Settings(home=home, session_timeout_ms=6_000, partitions=6)
     return StackPlan(
         settings,

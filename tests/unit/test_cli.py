@@ -154,16 +154,6 @@ def test_the_topology_is_printed_for_pipes_as_for_people(reel: Reel) -> None:
     ]  # fmt: skip
 
 
-@pytest.fixture
-def tiny_model(tmp_path: Path) -> Path:
-    """What looks like the cached tiny model: these commands fail before anyone loads it."""
-    folder = tmp_path / "home" / "models" / "tiny"
-    folder.mkdir(parents=True)
-    (folder / "model_index.json").touch()
-    return folder
-
-
-@pytest.mark.usefixtures("tiny_model")
 def test_a_busy_port_is_named(reel: Reel) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -174,7 +164,6 @@ def test_a_busy_port_is_named(reel: Reel) -> None:
     assert "busy" in run.stderr
 
 
-@pytest.mark.usefixtures("tiny_model")
 def test_no_java_is_told(reel: Reel, tmp_path: Path) -> None:
     run = reel("up", "--broker", "apache", "--port", "0", PATH=str(tmp_path))
     assert run.returncode == 2
@@ -183,7 +172,6 @@ def test_no_java_is_told(reel: Reel, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.usefixtures("tiny_model")
 def test_a_full_disk_is_told(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> None:
     full = SimpleNamespace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: full)

@@ -21,7 +21,7 @@ CARD: Mapping[str, Any] = {
     "height_px": DEFAULT_SIZE.height_px,
     "fps": 8,
     "num_inference_steps": 20,
-    "guidance_scale": 3.0,
+    "guidance_scale": 2.0,
     "max_num_frames": 81,
     "max_frame_px": 512 * 512,
     "max_num_inference_steps": 100,

@@ -34,7 +34,10 @@ CONFIG: Mapping[str, Any] = {
     "num_layers": 6,
     "rope_max_seq_len": 64,
 }
-PHASES = (Phase("latents", 4000, 32, 1.5e-3, 2e-5),)
+PHASES = (
+    Phase("latents", 4000, 32, 1.5e-3, 2e-5),
+    Phase("latents again", 2600, 32, 1e-3, 1e-5),  # a warm restart: directions come late
+)
 _NUM_CLIPS: Mapping[Size, int] = {size: 2880 if size == DEFAULT_SIZE else 432 for size in SIZES}
 _ENCODE_BATCH = 8
 _NO_CAPTION = 0.12  # the share that is trained without one, for guidance
