@@ -1,6 +1,7 @@
 """Does the demo model do what it is told: every prompt through the pipeline, read from its MP4.
 
-python -m tests.bench.demo_model                 the pipeline, on the embedded broker
+python -m tests.bench.demo_model                 the pipeline, on Apache Kafka (Java 17+, Maven)
+python -m tests.bench.demo_model --broker embedded     needs neither, and takes five times as long
 python -m tests.bench.demo_model --in-process    diffusers' own WanPipeline: a quick look
 """
 
@@ -18,7 +19,7 @@ from typing import Any, get_args
 from schemas.records import VideoDone
 from streams.cli.context import make_client, make_store
 from streams.local.stack import BrokerKind, LocalStack, StackPlan
-from streams.settings import Settings
+from streams.settings import Settings, read_settings
 from tests.bench.goals import Goals
 from workers.finisher.mux import mux_mp4
 from workers.models.card import read_card
@@ -51,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.demo_model", description=__doc__)
     parser.add_argument("--model", type=Path, default=demo_model_dir())
     parser.add_argument("--in-process", action="store_true", help="without broker and stages")
-    parser.add_argument("--broker", choices=get_args(BrokerKind), default="embedded")
+    parser.add_argument("--broker", choices=get_args(BrokerKind), default="apache")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of 12 videos, a PNG")
     words = parser.parse_args()
     wanted = takes()
@@ -132,7 +133,7 @@ def _through_the_pipeline(
     """Submit all takes to a stack of their own; `done` gets the frames of each MP4, or None."""
     with tempfile.TemporaryDirectory(prefix="reel-eval-") as folder:
         settings = Settings(home=Path(folder), model=model.absolute())
-        plan = StackPlan(settings, cache=Path(folder), broker=broker)
+        plan = StackPlan(settings, cache=read_settings().home, broker=broker)
         with LocalStack(plan, lambda line: print(line, file=sys.stderr)) as stack:
             asyncio.run(_submit_and_collect(stack.settings, wanted, done))
 
