@@ -142,9 +142,11 @@ class StepEngine(RowEngine):
                 log_failure(error)
                 self._answer(Failed(ticket, fault_of(error)))
                 continue
-            is_begun = self._work.steps(state)[0] > 0
-            self._jobs[ticket] = _Job(prepared, state, has_checkpoint=is_begun)
-            self._batcher.join(ticket, self._work.step_key(state), self._work.width(state))
+            num_done, num_steps = self._work.steps(state)
+            self._jobs[ticket] = _Job(prepared, state, has_checkpoint=num_done > 0)
+            self._batcher.join(
+                ticket, self._work.step_key(state), self._work.width(state), num_steps - num_done
+            )
         if not self._jobs:
             self._end_hold()
 

@@ -1,9 +1,9 @@
-"""Which jobs take part in the next denoising step: continuous batching, fair by cost.
+"""Which jobs take part in the next denoising step: continuous batching by response ratio.
 
 Jobs join and leave between any two steps (as requests do in Orca's iteration-level scheduling, Yu
 et al., OSDI 2022). There may be more of them than one forward takes, and of several kinds that
-cannot share one: each forward serves the job that is owed most, and fills up with others of its
-batch key. So no kind waits behind another, and a newcomer starts at the next boundary.
+cannot share one: each forward is led by one job, and filled up with others of its batch key. So no
+kind waits behind another, and a newcomer starts at the next boundary.
 """
 
 from __future__ import annotations
@@ -14,34 +14,45 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
+_FORGET = 0.8  # of what a row took, at each step
+
 
 @dataclass(slots=True)
 class _Resident:
     key: Hashable
     width: int
+    num_steps: int  # that it needs, from when it came
+    weight: float
     order: int
-    credit_s: float
+    came_s: float  # on the device's clock, which runs while it computes
+    has_begun: bool = False
 
 
 class StepBatcher(Generic[T]):
-    """The jobs that are being denoised, and what each is owed, in seconds of the device.
+    """The jobs that are being denoised, and whose turn it is.
 
-    A step's cost is owed to all residents alike and paid by those that took part. Credit never
-    falls below minus one step, so who was served while there was room need not wait for it later;
-    a newcomer has credit for one step, so it starts at once unless others have waited longer.
+    Who has waited longest for what it asks goes first: highest response ratio (Brinch Hansen,
+    1971), the time since it came over the device time of all its steps, times its weight. So a
+    short job does not wait for a long one's end, nobody starves, and no time goes into having many
+    jobs half done. Who has taken no step yet goes before all, once: somebody looks at nothing yet.
+    Where that passes others they lead the step after, however many come.
 
     >>> batcher = StepBatcher()
-    >>> for name in "abc": batcher.join(name, key="64x64", width=2)
-    >>> batcher.pick(lambda key: 4)
-    ('a', 'b')
-    >>> batcher.ran(("a", "b"), cost_s=1.0); batcher.pick(lambda key: 4)
-    ('c', 'a')
+    >>> for name, steps in (("a", 50), ("b", 4)): batcher.join(name, "64x64", 2, steps)
+    >>> batcher.pick(lambda key: 2)
+    ('a',)
+    >>> batcher.ran(("a",), cost_s=1.0); batcher.pick(lambda key: 2)
+    ('b',)
+    >>> batcher.ran(("b",), cost_s=1.0); batcher.pick(lambda key: 2)
+    ('b',)
     """
 
     def __init__(self) -> None:
         self._residents: dict[T, _Resident] = {}
         self._num_joined = 0
-        self._longest_s = 0.0  # step, of late
+        self._device_s = 0.0  # of all steps so far
+        self._row_s: dict[Hashable, float] = {}  # a row of a step, of late
+        self._were_passed = False  # jobs that have begun, by a newcomer that led the last step
 
     def __len__(self) -> int:
         return len(self._residents)
@@ -49,49 +60,65 @@ class StepBatcher(Generic[T]):
     def __contains__(self, item: T) -> bool:
         return item in self._residents
 
-    def join(self, item: T, key: Hashable, width: int) -> None:
-        """A job comes; `width` is how many rows of a forward it takes (two with guidance)."""
+    def join(self, item: T, key: Hashable, width: int, num_steps: int, weight: float = 1.0) -> None:
+        """A job comes that needs so many steps.
+
+        `width`: rows of a forward that it takes (two with guidance). `weight`: how much faster than
+        a job of weight 1 it comes up in line.
+        """
         assert item not in self._residents, f"{item!r} is here already"
         self._num_joined += 1
-        self._residents[item] = _Resident(key, width, self._num_joined, self._longest_s)
+        self._residents[item] = _Resident(
+            key, width, num_steps, weight, self._num_joined, self._device_s
+        )
 
     def leave(self, item: T) -> None:
         """A job goes: finished, failed, or nobody waits for it."""
-        del self._residents[item]
+        key = self._residents.pop(item).key
+        if all(each.key != key for each in self._residents.values()):
+            self._row_s.pop(key, None)  # shapes are many: only what is here is remembered
 
     def rekey(self, item: T, key: Hashable) -> None:
         """From now on it shares forwards with jobs of another key (another expert's, say)."""
-        self._residents[item].key = key
+        resident = self._residents[item]
+        if resident.has_begun:
+            self._row_s.setdefault(key, self._row_s[resident.key])  # until it is known better
+        resident.key = key
 
     def pick(self, cap: Callable[[Hashable], int]) -> tuple[T, ...]:
         """The jobs of the next step, of one key, together at most `cap(key)` rows wide.
 
-        Who is owed most goes in any case, even where it alone is wider than that. None: no job.
+        Who leads goes in any case, even where it alone is wider than that. None: no job.
         """
-        if not self._residents:
+        line = sorted(self._residents.items(), key=self._turn, reverse=True)
+        if not line:
             return ()
-        first = max(self._residents.values(), key=_urgency)
+        begun = (pair for pair in line if pair[1].has_begun)
+        leader, first = next(begun, line[0]) if self._were_passed else line[0]
         left = cap(first.key) - first.width
-        picked = []
-        for item, each in sorted(
-            self._residents.items(), key=lambda pair: _urgency(pair[1]), reverse=True
-        ):
-            if each is first:
-                picked.append(item)
-            elif each.key == first.key and each.width <= left:
+        picked = [leader]
+        for item, each in line:
+            if each is not first and each.key == first.key and each.width <= left:
                 picked.append(item)
                 left -= each.width
         return tuple(picked)
 
     def ran(self, items: tuple[T, ...], cost_s: float) -> None:
-        """These have taken part in a step that took the device so long."""
-        self._longest_s = max(cost_s, 0.9 * self._longest_s)
-        for each in self._residents.values():
-            each.credit_s += cost_s / len(self._residents)
-        for item in items:
-            row = self._residents[item]
-            row.credit_s = max(row.credit_s - cost_s / len(items), -self._longest_s)
+        """These, as picked, have taken part in a step that took the device so long."""
+        residents = [self._residents[item] for item in items]
+        waiting = (each for item, each in self._residents.items() if item not in items)
+        is_led_by_newcomer = not residents[0].has_begun
+        self._were_passed = is_led_by_newcomer and any(each.has_begun for each in waiting)
+        self._device_s += cost_s
+        key, row_s = residents[0].key, cost_s / sum(each.width for each in residents)
+        before_s = self._row_s.get(key, row_s)
+        self._row_s[key] = _FORGET * before_s + (1 - _FORGET) * row_s
+        for each in residents:
+            each.has_begun = True
 
-
-def _urgency(resident: _Resident) -> tuple[float, int]:
-    return resident.credit_s, -resident.order
+    def _turn(self, pair: tuple[T, _Resident]) -> tuple[bool, float, int]:
+        each = pair[1]
+        if not each.has_begun:
+            return True, each.weight, -each.order
+        work_s = max(each.num_steps * each.width * self._row_s[each.key], 1e-9)
+        return False, each.weight * (self._device_s - each.came_s) / work_s, -each.order

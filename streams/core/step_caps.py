@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
+from statistics import median
 
 _WORTH = 0.9  # of the throughput that no number of rows could exceed
-_FORGET = 0.8
+_REMEMBERED = 8  # times at each number of rows
 _LOOK_BEYOND_EVERY = 50  # steps
 _MEMORY_SHARE = 0.9
 
@@ -33,11 +35,13 @@ class StepCap:
     """The most rows of a forward, for one model, shape and device.
 
     It starts at one job and doubles while the fit of step times (a line, by least squares over the
-    last times at each number of rows) says that more rows pay; it stops at the knee, where nine
-    tenths of what batching can ever give are reached, and under nine tenths of the memory.
+    median of the last times at each number of rows) says that more rows pay; it stops at the knee,
+    where nine tenths of what batching can ever give are reached, and under nine tenths of the
+    memory. The first time at each number of rows does not count: kernels are chosen and memory is
+    reserved in it.
 
     >>> cap = StepCap(most=64)
-    >>> for _ in range(8): cap.took(cap.rows, 0.010 + 0.005 * cap.rows)
+    >>> for _ in range(16): cap.took(cap.rows, 0.010 + 0.005 * cap.rows)
     >>> cap.rows
     18
     """
@@ -49,6 +53,7 @@ class StepCap:
         self._most = most
         self._memory_bytes = memory_bytes
         self._num_steps = 0
+        self._last_s: dict[int, deque[float]] = {}  # none yet where only the first time is known
         self._step_s: dict[int, float] = {}
         self._peak_bytes: dict[int, float] = {}
         self._failed_at = math.inf  # rows that found no memory
@@ -59,7 +64,7 @@ class StepCap:
         explore = 2 * max(self._step_s, default=1)
         pays = math.inf
         if len(self._step_s) > 1:
-            pays = _fit(self._step_s).rows_for(_WORTH) - 1e-9
+            pays = max(_fit(self._step_s).rows_for(_WORTH) - 1e-9, self._proven)
             if self._num_steps % _LOOK_BEYOND_EVERY == 0:  # times change, and some were chance
                 pays *= 2
         most = min(explore, pays, self._most, self._failed_at - 1, self._fits)
@@ -68,9 +73,13 @@ class StepCap:
     def took(self, rows: int, step_s: float, peak_bytes: int | None = None) -> None:
         """A step of so many rows took so long, and so much memory at its peak."""
         self._num_steps += 1
-        _average(self._step_s, rows, step_s)
+        if rows in self._last_s:
+            self._last_s[rows].append(step_s)
+            self._step_s[rows] = median(self._last_s[rows])
+        else:
+            self._last_s[rows] = deque(maxlen=_REMEMBERED)
         if peak_bytes is not None:
-            _average(self._peak_bytes, rows, peak_bytes)
+            self._peak_bytes[rows] = max(peak_bytes, self._peak_bytes.get(rows, 0))
 
     def found_no_memory(self, rows: int) -> None:
         """A forward of so many rows failed for want of memory: fewer from now on."""
@@ -79,6 +88,16 @@ class StepCap:
     def has_room(self, rows: int) -> bool:
         """False if so many rows have found no memory before."""
         return rows < self._failed_at
+
+    @property
+    def _proven(self) -> int:
+        """The fewest rows that were seen to reach that share of the best that was seen.
+
+        A line through noisy times may promise nothing of batches that did pay.
+        """
+        per_s = {rows: rows / max(step_s, 1e-9) for rows, step_s in self._step_s.items()}
+        enough = _WORTH * max(per_s.values())
+        return min(rows for rows, each in per_s.items() if each >= enough)
 
     @property
     def _fits(self) -> float:
@@ -90,11 +109,6 @@ class StepCap:
         return max(
             1.0, math.floor((_MEMORY_SHARE * self._memory_bytes - line.fixed) / line.each + 1e-9)
         )
-
-
-def _average(found: dict[int, float], rows: int, value: float) -> None:
-    before = found.get(rows)
-    found[rows] = value if before is None else _FORGET * before + (1 - _FORGET) * value
 
 
 def _fit(found: dict[int, float]) -> Line:

@@ -340,10 +340,10 @@ MUTANTS = (
         ("tests/unit/test_step_engine.py", "tests/unit/test_step_engine_ends.py"),
     ),
     Mutant(
-        "lets newcomers pass those who have waited longer",
+        "lets newcomers lead every step",
         "streams/core/step_batcher.py",
-        "self._num_joined, self._longest_s)\n",
-        "self._num_joined, 1e9)\n",
+        "next(begun, line[0]) if self._were_passed else line[0]",
+        "line[0]",
         ("tests/properties/test_step_batcher.py",),
     ),
     Mutant(

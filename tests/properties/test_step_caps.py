@@ -13,6 +13,12 @@ from streams.core.step_caps import StepCap
 SECONDS = st.floats(1e-4, 10.0)
 
 
+def twice(cap: StepCap, rows: int, seconds: float, peak_bytes: int | None = None) -> None:
+    """The first time at a number of rows does not count."""
+    for _ in range(2):
+        cap.took(rows, seconds, peak_bytes)
+
+
 def settled(cap: StepCap, fixed_s: float, each_s: float, num_steps: int = 49) -> int:
     for _ in range(num_steps):
         rows = cap.rows
@@ -46,13 +52,13 @@ def test_it_starts_at_two_rows_and_doubles() -> None:
     seen = []
     for _ in range(5):
         seen.append(cap.rows)
-        cap.took(cap.rows, 1.0 + 0.001 * cap.rows)
+        twice(cap, cap.rows, 1.0 + 0.001 * cap.rows)
     assert seen == [2, 4, 8, 16, 32]
 
 
 def test_rows_that_found_no_memory_are_not_tried_again() -> None:
     cap = StepCap(64)
-    cap.took(8, 1.0)
+    twice(cap, 8, 1.0)
     cap.found_no_memory(8)
     assert not cap.has_room(8)
     assert cap.rows == 7
@@ -64,16 +70,39 @@ def test_rows_that_found_no_memory_are_not_tried_again() -> None:
 
 def test_memory_is_filled_to_nine_tenths() -> None:
     cap = StepCap(64, memory_bytes=10_000)
-    cap.took(1, 1.0, peak_bytes=2_000)
-    cap.took(2, 1.001, peak_bytes=3_000)
-    cap.took(4, 1.002, peak_bytes=5_000)
+    twice(cap, 1, 1.0, peak_bytes=2_000)
+    twice(cap, 2, 1.001, peak_bytes=3_000)
+    twice(cap, 4, 1.002, peak_bytes=5_000)
     assert cap.rows == 8  # 1,000 + 8 * 1,000
+
+
+def test_the_first_step_of_a_size_does_not_count() -> None:
+    cap = StepCap(64)
+    for rows in (2, 4, 8, 16):
+        cap.took(rows, 1000.0)  # its kernels are compiled
+        cap.took(rows, 1.0 + 0.001 * rows)
+    assert cap.rows == 32
+
+
+def test_one_slow_step_among_quick_ones_changes_nothing() -> None:
+    cap = StepCap(8)
+    settled(cap, 1.0, 0.001)
+    before = cap.rows
+    cap.took(before, 50.0)
+    assert cap.rows == before
+
+
+def test_a_line_that_denies_what_was_seen_is_not_believed() -> None:
+    cap = StepCap(64)
+    for rows, seconds in ((2, 0.020), (4, 0.037), (8, 0.044), (16, 0.094)):
+        twice(cap, rows, seconds)
+    assert cap.rows >= 8, "eight rows a step were seen to be nearly twice as quick as two"
 
 
 def test_one_unlucky_figure_is_looked_at_again() -> None:
     cap = StepCap(64)
-    cap.took(1, 1.0)
-    cap.took(2, 50.0)  # something else had the machine
+    twice(cap, 1, 1.0)
+    twice(cap, 2, 50.0)  # something else had the machine
     assert cap.rows == 1
     assert settled(cap, 1.0, 0.001, num_steps=1000) > 1
 
