@@ -163,8 +163,9 @@ class Worker:
         shared = fenced, self.name, settings.io_threads, metrics.held, metrics.stage_seconds
         if isinstance(fenced.work, SteppedWork):
             return StepEngine(
-                *shared, metrics.stepped, settings.step_rows_max, settings.checkpoint_ms / 1000
-            )
+                *shared, metrics.stepped, settings.step_rows_max, settings.checkpoint_ms / 1000,
+                settings.home / "caps",
+            )  # fmt: skip
         return MicroBatchEngine(*shared)
 
     def _wait_for_model(self, engine: RowEngine, health: Health) -> None:

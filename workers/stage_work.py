@@ -71,6 +71,9 @@ class SteppedWork(StageWork, Protocol):
     old as it was, so a step that fails can be done again, with fewer rows.
     """
 
+    def identity(self) -> str:
+        """What the time of a step depends on besides its shape: model, device, precision."""
+
     def open(self, inputs: Any) -> Any:
         """The state of a job before its first step, from what `fetch` gave."""
 

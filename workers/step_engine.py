@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
 from functools import partial
+from pathlib import Path
 from queue import Empty
 from typing import Any, cast
 
@@ -28,11 +29,13 @@ from streams.errors import FatalError, OutOfMemory, SettingsError, SickHost
 from workers.engine import PROGRESS_EVERY_S, RowEngine, fault_of, log_failure, now, without_tensors
 from workers.fenced import FencedWork, Prepared
 from workers.holding import LONGEST_WAIT_S, Hold
+from workers.learned_caps import LearnedCaps
 from workers.stage_work import SteppedWork
 
 log = logging.getLogger(__name__)
 
 PARTING_S = 5.0
+KEEP_CAPS_EVERY_S = 60.0
 
 
 class _Rung(Enum):
@@ -72,15 +75,19 @@ class StepEngine(RowEngine):
         stepped: Callable[[int, float], None],
         rows_max: int,
         checkpoint_s: float,
+        caps_folder: Path | None = None,
     ) -> None:
         """`stepped(rows, seconds)` is told of each step; `rows_max` bounds a forward.
 
-        `checkpoint_s`: between two checkpoints of a job.
+        `checkpoint_s`: between two checkpoints of a job. `caps_folder`: where learned caps are
+        kept for the next run, if anywhere.
         """
         self._stepped, self._rows_max, self._checkpoint_s = stepped, rows_max, checkpoint_s
         self._jobs: dict[Ticket, _Job] = {}
         self._batcher: StepBatcher[Ticket] = StepBatcher()
-        self._caps: dict[Hashable, StepCap] = {}
+        self._caps_folder = caps_folder
+        self._learned: LearnedCaps | None = None
+        self._kept_s = time.monotonic()  # what was learned
         self._hold: Hold | None = None
         self._parting: list[Future[None]] = []  # checkpoints of jobs that went unfinished
         super().__init__(fenced, worker, io_threads, held, computed)
@@ -115,15 +122,15 @@ class StepEngine(RowEngine):
     # ---- on the engine thread
 
     def _next_call(self) -> Callable[[], None] | None:
-        if not self._jobs:
-            return super()._next_call()
         try:
-            call = self._calls.get_nowait()
+            call = self._calls.get_nowait() if self._jobs else super()._next_call()
         except Empty:
             return self._step
         if call is None:
             for ticket in list(self._jobs):
                 self._part(ticket)
+            if self._learned is not None:
+                self._learned.write(self._learned.dump())
         return call
 
     def _enter(self, rows: Sequence[tuple[Ticket, Prepared]]) -> None:
@@ -174,6 +181,9 @@ class StepEngine(RowEngine):
         self._end_hold()
         step_s = time.monotonic() - began_s
         self._batcher.ran(tickets, step_s)
+        if began_s - self._kept_s >= KEEP_CAPS_EVERY_S:
+            self._kept_s = began_s
+            self._submit(self._caps.write, self._caps.dump())
         self._stepped(rows, step_s)
         for ticket, job, outcome in zip(tickets, jobs, outcomes, strict=True):
             job.compute_s += step_s * self._work.width(job.state) / rows
@@ -253,9 +263,17 @@ class StepEngine(RowEngine):
     # ---- one step, whatever it takes
 
     def _cap(self, key: Hashable) -> StepCap:
-        if key not in self._caps:
-            self._caps[key] = StepCap(self._rows_max, self._work.memory_bytes())
-        return self._caps[key]
+        return self._caps.of(key)
+
+    @property
+    def _caps(self) -> LearnedCaps:
+        """Made when the first step is due: the device is known only when the model is loaded."""
+        if self._learned is None:
+            work = self._work
+            self._learned = LearnedCaps(
+                self._caps_folder, work.identity(), self._rows_max, work.memory_bytes()
+            )
+        return self._learned
 
     def _outcomes(self, key: Hashable, states: Sequence[Any], rung: _Rung) -> Sequence[Any]:
         """The next state of each, or why it has none; every job is judged by itself.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -31,6 +32,18 @@ class Line:
         return max(1.0, share / (1 - share) * self.fixed / self.each)
 
 
+@dataclass(frozen=True, slots=True)
+class CapFigures:
+    """What a cap is computed from: seconds of a step and peak memory, both by rows.
+
+    `failed_at_rows`: so many found no memory.
+    """
+
+    step_s: Mapping[int, float]
+    peak_bytes: Mapping[int, float]
+    failed_at_rows: int | None
+
+
 class StepCap:
     """The most rows of a forward, for one model, shape and device.
 
@@ -46,17 +59,35 @@ class StepCap:
     18
     """
 
-    def __init__(self, most: int, memory_bytes: int | None = None) -> None:
-        """`most`: by the settings. `memory_bytes`: the device's; None where peaks are unknown."""
+    def __init__(
+        self, most: int, memory_bytes: int | None = None, learned: CapFigures | None = None
+    ) -> None:
+        """`most`: by the settings. `memory_bytes`: the device's; None where peaks are unknown.
+
+        `learned`: by an earlier process.
+        """
         if most < 1:
             raise ValueError(f"want at least one row, got {most}")
         self._most = most
         self._memory_bytes = memory_bytes
         self._num_steps = 0
-        self._last_s: dict[int, deque[float]] = {}  # none yet where only the first time is known
+        self._warm: set[int] = set()  # numbers of rows that this process has had
+        self._last_s: defaultdict[int, deque[float]] = defaultdict(_last_times)
         self._step_s: dict[int, float] = {}
         self._peak_bytes: dict[int, float] = {}
         self._failed_at = math.inf  # rows that found no memory
+        if learned is not None:
+            self._step_s |= learned.step_s
+            self._peak_bytes |= learned.peak_bytes
+            for rows, step_s in learned.step_s.items():
+                self._last_s[rows].append(step_s)
+            if learned.failed_at_rows is not None:
+                self._failed_at = learned.failed_at_rows
+
+    def figures(self) -> CapFigures:
+        """What has been learned."""
+        failed_at = None if self._failed_at == math.inf else int(self._failed_at)
+        return CapFigures(dict(self._step_s), dict(self._peak_bytes), failed_at)
 
     @property
     def rows(self) -> int:
@@ -65,7 +96,9 @@ class StepCap:
         pays = math.inf
         if len(self._step_s) > 1:
             pays = max(_fit(self._step_s).rows_for(_WORTH) - 1e-9, self._proven)
-            if self._num_steps % _LOOK_BEYOND_EVERY == 0:  # times change, and some were chance
+            if (
+                self._num_steps + 1
+            ) % _LOOK_BEYOND_EVERY == 0:  # times change, and some were chance
                 pays *= 2
         most = min(explore, pays, self._most, self._failed_at - 1, self._fits)
         return max(1, math.ceil(most))
@@ -73,11 +106,10 @@ class StepCap:
     def took(self, rows: int, step_s: float, peak_bytes: int | None = None) -> None:
         """A step of so many rows took so long, and so much memory at its peak."""
         self._num_steps += 1
-        if rows in self._last_s:
+        if rows in self._warm:
             self._last_s[rows].append(step_s)
             self._step_s[rows] = median(self._last_s[rows])
-        else:
-            self._last_s[rows] = deque(maxlen=_REMEMBERED)
+        self._warm.add(rows)
         if peak_bytes is not None:
             self._peak_bytes[rows] = max(peak_bytes, self._peak_bytes.get(rows, 0))
 
@@ -109,6 +141,10 @@ class StepCap:
         return max(
             1.0, math.floor((_MEMORY_SHARE * self._memory_bytes - line.fixed) / line.each + 1e-9)
         )
+
+
+def _last_times() -> deque[float]:
+    return deque(maxlen=_REMEMBERED)
 
 
 def _fit(found: dict[int, float]) -> Line:

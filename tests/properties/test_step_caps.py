@@ -19,7 +19,7 @@ def twice(cap: StepCap, rows: int, seconds: float, peak_bytes: int | None = None
         cap.took(rows, seconds, peak_bytes)
 
 
-def settled(cap: StepCap, fixed_s: float, each_s: float, num_steps: int = 49) -> int:
+def settled(cap: StepCap, fixed_s: float, each_s: float, num_steps: int = 48) -> int:
     for _ in range(num_steps):
         rows = cap.rows
         cap.took(rows, fixed_s + each_s * rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from tests.unit.engine_rig import (
@@ -51,6 +52,9 @@ class ScriptedSteps(ScriptedWork):
         self.on_open: Callable[[str], None] = lambda job_id: None
         self.on_forward: Callable[[Sequence[State], bool], None] = lambda states, is_split: None
         self.on_job: Callable[[State], Exception | None] = lambda state: None
+
+    def identity(self) -> str:
+        return "scripted"
 
     def open(self, inputs: str) -> State:
         self.on_open(inputs)
@@ -100,6 +104,7 @@ class StepRig(Rig):
     """An engine whose caps have been found already, unless told otherwise."""
 
     checkpoint_s = 1000.0
+    caps_folder: Path | None = None
 
     @property
     def steps(self) -> ScriptedSteps:
@@ -125,6 +130,7 @@ class StepRig(Rig):
             stepped,
             ROWS_MAX,
             self.checkpoint_s,
+            self.caps_folder,
         )
 
     def turn(self) -> list[str]:

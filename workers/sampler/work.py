@@ -25,7 +25,13 @@ from workers.model_check import require_model
 from workers.models.card import read_card
 from workers.sampler.checkpoint import Checkpoints, dump, identity_of, restore
 from workers.sampler.schedules import copy_of_schedule
-from workers.torch_device import DeviceSettings, device_faults, memory_bytes, open_device
+from workers.torch_device import (
+    DeviceSettings,
+    device_faults,
+    device_name,
+    memory_bytes,
+    open_device,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,6 +106,11 @@ class SamplerWork:
         from workers.sampler.families.wan import WanFamily
 
         self._family = WanFamily(self._model_dir, self._device, dtype)
+
+    def identity(self) -> str:
+        """The model, and what it runs on."""
+        settings = self._device_settings
+        return f"{self._card.version} {device_name(self._device)} {settings.dtype}"
 
     def batch_key(self, task: Task) -> Hashable:
         """One shape: steps, guidance and noise schedule are each job's own."""
