@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class Pipeline:
     bootstrap: str
     blobs_uri: str
     settings: Settings
+    stack: LocalStack
 
 
 def _running(broker: Any, home: Path, cache: Path) -> Iterator[Pipeline]:
@@ -33,9 +35,13 @@ def _running(broker: Any, home: Path, cache: Path) -> Iterator[Pipeline]:
         group_protocol="consumer" if broker.speaks_kip848 else "classic",
         torch_threads=1,
         retry_delays_s=(1, 2, 4),
+        checkpoint_ms=200,
     )
-    with LocalStack(StackPlan(settings, cache=cache, broker=None), log.info) as stack:
-        yield Pipeline(broker.bootstrap, stack.settings.blobs_uri, stack.settings)
+    plan = StackPlan(
+        settings, cache=cache, broker=None, worker_argv=(sys.executable, "-m", "tests.poisoned")
+    )
+    with LocalStack(plan, log.info) as stack:
+        yield Pipeline(broker.bootstrap, stack.settings.blobs_uri, stack.settings, stack)
 
 
 @pytest.fixture(scope="session")
