@@ -73,6 +73,17 @@ class BenchWork(SamplerWork):
         timings = (*task.record.timings, timing)
         return LatentsReady(task.record.job, a_blob(), "CTHW", True, result.shape[1], {}, timings)
 
+    def jobs(self, count: int, name: str, scale: float, steps: Sequence[int]) -> list[Job]:
+        """Small jobs of that guidance, and of those steps in turn."""
+        base = replace(
+            a_job(), model=self._card.name, model_version=self._card.version, num_frames=17,
+            height_px=64, width_px=64, guidance_scale=scale,
+        )  # fmt: skip
+        return [
+            replace(base, job_id=f"{name}-{n}", seed=n, num_inference_steps=steps[n % len(steps)])
+            for n in range(count)
+        ]
+
     def begin_job(self, job: Job) -> Denoising:
         """As the engine does, from inputs in memory."""
         return self.open(self.fetch(_task(job)))
@@ -184,7 +195,7 @@ class Static:
                 self._stopping.wait(0.0005)
                 continue
             began_s = time.time()
-            _run_to_end(self._work, batch, self.served.stepped)
+            run_to_end(self._work, batch, self.served.stepped)
             for job in batch:
                 served = self.served.jobs[job.job_id]
                 served.began_s, served.ended_s = began_s, time.time()
@@ -208,7 +219,8 @@ def _apart(call: Callable[[], T]) -> T:
         return thread.submit(call).result()
 
 
-def _run_to_end(work: BenchWork, jobs: Sequence[Job], stepped: Callable[[float], None]) -> None:
+def run_to_end(work: BenchWork, jobs: Sequence[Job], stepped: Callable[[float], None]) -> None:
+    """All of these in one batch; who has taken its steps leaves the forward."""
     states: list[Any] = [work.begin_job(job) for job in jobs]
     while states:
         began_s = time.perf_counter()
@@ -220,18 +232,6 @@ def _run_to_end(work: BenchWork, jobs: Sequence[Job], stepped: Callable[[float],
 def _task(job: Job) -> Task:
     record = CleanedPrompt(job, "a prompt", "", "unchecked", a_blob(), 32, ())
     return Task(record, 0, b"", SAMPLER.reads)
-
-
-def _jobs(work: BenchWork, count: int, name: str, scale: float, steps: Sequence[int]) -> list[Job]:
-    card = work._card
-    base = replace(
-        a_job(), model=card.name, model_version=card.version, num_frames=17, height_px=64,
-        width_px=64, guidance_scale=scale,
-    )  # fmt: skip
-    return [
-        replace(base, job_id=f"{name}-{n}", seed=n, num_inference_steps=steps[n % len(steps)])
-        for n in range(count)
-    ]
 
 
 def _closed_loop(side: Continuous, jobs: Sequence[Job]) -> float:
@@ -278,20 +278,20 @@ def _throughput(work: BenchWork, pipeline: Any, goals: Goals, count: int) -> Non
 
     def one_at_a_time(jobs: Sequence[Job]) -> None:
         for job in jobs:
-            _run_to_end(work, [job], lambda _: None)
+            run_to_end(work, [job], lambda _: None)
 
     def in_batches(jobs: Sequence[Job]) -> None:
         for first in range(0, len(jobs), CLIENTS):
-            _run_to_end(work, jobs[first : first + CLIENTS], lambda _: None)
+            run_to_end(work, jobs[first : first + CLIENTS], lambda _: None)
 
     for text, scale in (("unguided", 1.0), ("guided", 3.0)):
-        jobs = _jobs(work, count, text, scale, (STEPS,))
+        jobs = work.jobs(count, text, scale, (STEPS,))
         figures: dict[str, float] = {}
         sides = (("diffusers, one at a time", by_diffusers), ("one at a time", one_at_a_time))
         for name, run in (*sides, ("bare batches of 8", in_batches)):
             figures[name] = _apart(partial(_timed, jobs, run))
         side = Continuous(work, rows_max=2 * CLIENTS)
-        _closed_loop(side, _jobs(work, count // 2, f"warm-{text}", scale, (STEPS,)))
+        _closed_loop(side, work.jobs(count // 2, f"warm-{text}", scale, (STEPS,)))
         figures["ours"] = _closed_loop(side, jobs)
         side.stop()
         one = figures["one at a time"]
@@ -332,7 +332,7 @@ def _knees(work: BenchWork) -> None:
         cap, most = StepCap(64), 16
         jobs = [
             replace(job, num_frames=frames, height_px=side_px, width_px=side_px)
-            for job in _jobs(work, most, f"knee-{text}", 1.0, (STEPS,))
+            for job in work.jobs(most, f"knee-{text}", 1.0, (STEPS,))
         ]
         states = [work.begin_job(job) for job in jobs]
         while cap.rows <= most:
@@ -353,15 +353,15 @@ def _knees(work: BenchWork) -> None:
 
 def _latency(work: BenchWork, goals: Goals, count: int) -> None:
     side = Continuous(work, rows_max=2 * CLIENTS)
-    _closed_loop(side, _jobs(work, count // 2, "warm", 3.0, MIXED_STEPS))
-    capacity = _closed_loop(side, _jobs(work, count, "capacity", 3.0, MIXED_STEPS))
+    _closed_loop(side, work.jobs(count // 2, "warm", 3.0, MIXED_STEPS))
+    capacity = _closed_loop(side, work.jobs(count, "capacity", 3.0, MIXED_STEPS))
     side.stop()
     print(
         f"\nPoisson arrivals, steps of {MIXED_STEPS}, guided; capacity {capacity:.2f} jobs a second"
     )
     rows = []
     for percent in (70, 110):
-        jobs = _jobs(work, count, f"at-{percent}", 3.0, MIXED_STEPS)
+        jobs = work.jobs(count, f"at-{percent}", 3.0, MIXED_STEPS)
         random.Random(2).shuffle(jobs)
         per_s = capacity * percent / 100
         static = _open_loop(Static(work, CLIENTS), jobs, per_s)
