@@ -8,6 +8,12 @@ from streams.errors import Rejected
 from streams.settings import Settings
 
 
+def tier_of_request(request: GenerationRequest, settings: Settings) -> str:
+    """The tier that a request is counted among; one of none, which will be refused, the default."""
+    tier = tier_of(request.tenant_id, request.tier, settings.tenants, settings.default_tier)
+    return tier if tier in settings.tiers else settings.default_tier
+
+
 def home_partition(request: GenerationRequest, settings: Settings) -> int:
     """The partition of a request: its tenant's tier decides, not what the request says.
 

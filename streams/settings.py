@@ -7,6 +7,7 @@ inequalities that must hold between them.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from streams.core.tiers import DEFAULT_TIERS
+from streams.core.tiers import DEFAULT_TIERS, DEFAULT_WEIGHTS
 from streams.errors import SettingsError
 
 GroupProtocol = Literal["classic", "consumer"]
@@ -77,6 +78,15 @@ class Settings(BaseSettings):
     tenants: Annotated[dict[str, str] | None, NoDecode] = Field(
         None, description="`tenant=tier,...`: a closed table. Unset: every tenant is welcome."
     )
+    tier_weights: Annotated[dict[str, float], NoDecode] = Field(
+        DEFAULT_WEIGHTS,
+        description="`tier=weight,...`: shares of a worker while all tiers wait; 1 if not named.",
+    )
+    ageing_ms: int = Field(
+        300_000,
+        ge=0,
+        description="A record is due after so long, or at its deadline; among its tenant's own.",
+    )
     deadline_s: float = Field(
         24 * 3600.0,
         gt=0,
@@ -119,6 +129,12 @@ class Settings(BaseSettings):
     batch_age_ms: int = Field(200, ge=0, description="Longest wait for company in a batch.")
     window: int = Field(64, ge=1, description="Records held per partition before it is paused.")
     window_resume: int = Field(32, ge=0, description="It is resumed at this many. < window")
+    window_per_tenant: int = Field(
+        16, ge=1, description="Of one tenant only so many count: it is read on past those beyond."
+    )
+    look_ahead: int = Field(
+        256, ge=1, description="Records held per partition at the very most. >= window"
+    )
     prefetch_kb: int = Field(1024, ge=64, description="librdkafka's queue per worker, in KiB.")
 
     max_tries: int = Field(4, ge=1, description="Tries of a stage's work on a job, then failed.")
@@ -155,6 +171,11 @@ class Settings(BaseSettings):
         return self.deadline_s + sum(self.retry_delays_s)
 
     @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each tier in the fair queue."""
+        return {tier: self.tier_weights.get(tier, 1.0) for tier in self.tiers}
+
+    @property
     def needed_s(self) -> float:
         """What retention must outlast (DESIGN 2): a run, and the time to redrive it."""
         return self.longest_run_s + self.redrive_window_s
@@ -164,7 +185,7 @@ class Settings(BaseSettings):
         """The object store's root; the folder under `home` if none is set."""
         return self.blobs or (self.home / "blobs").resolve().as_uri()
 
-    @field_validator("kafka_extra", "tenants", mode="before")
+    @field_validator("kafka_extra", "tenants", "tier_weights", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -200,11 +221,19 @@ class Settings(BaseSettings):
         named = {self.default_tier, *(self.tenants or {}).values()}
         if unknown := named - set(self.tiers):
             raise ValueError(f"unknown tier {', '.join(sorted(unknown))}: not in REEL_TIERS")
+        if "tier_weights" in self.model_fields_set and (
+            unknown := self.tier_weights.keys() - set(self.tiers)
+        ):
+            raise ValueError(f"weight of an unknown tier {', '.join(sorted(unknown))}")
+        if not all(0 < each < math.inf for each in self.tier_weights.values()):
+            raise ValueError("REEL_TIER_WEIGHTS must be numbers > 0")
         delays_s = self.retry_delays_s
         if delays_s[0] < 1 or list(delays_s) != sorted(set(delays_s)):
             raise ValueError("REEL_RETRY_DELAYS_S must ascend from 1 or more")
         if self.window_resume >= self.window:
             raise ValueError("REEL_WINDOW_RESUME must be < REEL_WINDOW")
+        if self.look_ahead < self.window:
+            raise ValueError("REEL_LOOK_AHEAD must be >= REEL_WINDOW")
         return self
 
 
@@ -241,6 +270,8 @@ def settings_table() -> str:
                 shown = f"`~/{path.relative_to(Path.home())}`"
             case None | "" | {}:
                 shown = "unset"
+            case dict() as pairs:
+                shown = f"`{','.join(f'{name}={value:g}' for name, value in pairs.items())}`"
             case tuple() as words:
                 shown = f"`{','.join(str(word) for word in words)}`"
             case value:

@@ -33,6 +33,8 @@ from streams.outcomes import outcome_output, video_done
 from streams.topology import JOB_EVENTS, Stage
 from workers.stage_work import StageWork
 
+Measured = Callable[[Task, StageTiming], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -54,11 +56,15 @@ class FencedWork:
         codec: Codec,
         now: Callable[[], datetime],
         place: Callable[[GenerationRequest], int] | None = None,
+        measured: Measured = lambda _task, _timing: None,
     ) -> None:
-        """`place` tells the partition that a request belongs to; for the prompt stage only."""
+        """`place` tells the partition that a request belongs to; for the prompt stage only.
+
+        `measured` is told of each record that was worked, once its result stands; on I/O threads.
+        """
         self.work, self.stage = work, stage
         self._store, self._fences, self._codec = store, Fences(store), codec
-        self._now, self._place = now, place
+        self._now, self._place, self._measured = now, place, measured
 
     def prepare(self, task: Task) -> Prepared | tuple[Output, ...]:
         """The inputs of the record, or what settles it without work.
@@ -102,10 +108,13 @@ class FencedWork:
         except UnencodableRecord as error:
             raise InvalidRecord(str(error), reason_code="record_too_large") from error
         if isinstance(record, VideoDone):
-            return (self._outcome_output(task, self._fences.end(tenant, job, run, body)),)
+            body = self._fences.end(tenant, job, run, body)
+            self._measured(task, timing)
+            return (self._outcome_output(task, body),)
         winner = self._fences.publish_result(
             tenant, job, run, self.stage.name, prepared.edition, body
         )
+        self._measured(task, timing)
         if winner != body:  # another try of ours was first
             record = self._decode(winner, type(record))
         return (self._next_output(task, record, winner),)

@@ -20,12 +20,16 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from schemas.codec import Codec, SchemaIds
+from schemas.records import StageTiming
 from streams.blobs.base import BlobStore
 from streams.blobs.opening import store_of
 from streams.clock import AnchoredClock
+from streams.core.fair_queue import Fairness
 from streams.core.limits import StageLimits
 from streams.core.retry import RetryPolicy
 from streams.core.stage import StageState
+from streams.costs import CostBook, cost_path
+from streams.engine import Task
 from streams.errors import FatalError, PipelineError, SettingsError
 from streams.intake import Intake
 from streams.letters import StageLetters
@@ -33,7 +37,7 @@ from streams.monitor.health import Health
 from streams.monitor.logs import configure_logs
 from streams.monitor.metrics import WorkerMetrics
 from streams.monitor.watch import WorkerWatch
-from streams.placement import home_partition
+from streams.placement import home_partition, tier_of_request
 from streams.runner import StageRunner
 from streams.settings import Settings, read_settings
 from streams.topology import Stage, worker_stages
@@ -43,7 +47,7 @@ from workers.fenced import FencedWork
 from workers.prompt.admit import AdmissionRules
 from workers.stage_work import StageWork, SteppedWork
 from workers.step_engine import StepEngine
-from workers.torch_device import DeviceSettings
+from workers.torch_device import DeviceSettings, device_kind
 
 log = logging.getLogger("worker")
 
@@ -59,7 +63,7 @@ def build_work(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
         return FinisherWork(store)
     if settings.model is None:
         raise SettingsError("no model: set REEL_MODEL to a WanPipeline folder")
-    device = DeviceSettings(settings.device, settings.dtype, settings.torch_threads)
+    device = _device(settings)
     match stage.name:
         case "prompt":
             from workers.prompt.work import PromptWork
@@ -126,6 +130,7 @@ class Worker:
         self.metrics = WorkerMetrics(stage.name)
         self.codec = Codec(_schema_ids(settings))
         self.store = store_of(settings)
+        self._costs: CostBook | None = None  # what a device costs is known when it is open
 
     def run(self) -> None:
         """Load, join, work, drain.
@@ -144,7 +149,7 @@ class Worker:
         log.info("listening", extra={"metrics_port": health.port})
         work = self._build(self.stage, settings, self.store)
         place = partial(home_partition, settings=settings) if self.stage.name == "prompt" else None
-        fenced = FencedWork(work, self.stage, self.store, self.codec, _now, place)
+        fenced = FencedWork(work, self.stage, self.store, self.codec, _now, place, self._measured)
         engine = self._engine(fenced)
         try:
             self._wait_for_model(engine, health)
@@ -155,8 +160,23 @@ class Worker:
                     raise FatalError(f"this host is sick, others may be well: {reason}")
         finally:
             engine.stop()
+            if self._costs is not None:
+                self._costs.save()
             health.stop()
         log.info("drained")
+
+    def _measured(self, task: Task, timing: StageTiming) -> None:
+        assert self._costs is not None, "opened before any record is read"
+        self.metrics.cost_ratio(self._costs.measured(task, timing.compute_s))
+
+    def _open_costs(self) -> CostBook:
+        settings, stage = self.settings, self.stage.name
+        # The finisher computes on the host, whatever the device of other stages.
+        device = "cpu" if stage == "finisher" else device_kind(_device(settings))
+        tier_of = partial(tier_of_request, settings=settings)
+        path = cost_path(settings.home, stage, device)
+        self._costs = CostBook(stage, path, tier_of, self.clock.now_s)
+        return self._costs
 
     def _engine(self, fenced: FencedWork) -> RowEngine:
         settings, metrics = self.settings, self.metrics
@@ -189,13 +209,21 @@ class Worker:
             )
         client_id = f"reel-{self.stage.name}-{self.name.replace(':', '-')}"
         controls = KafkaControls(controls_config(settings, client_id), self.stage.name, self.codec)
-        watch = WorkerWatch(self.metrics, health, controls, settings.join_timeout_ms / 1000)
+        watch = WorkerWatch(
+            self.metrics, health, controls, settings.join_timeout_ms / 1000, settings.tiers
+        )
         runner = StageRunner(
             StageState(_limits(settings, isinstance(fenced.work, SteppedWork))),
             KafkaSource(
                 consumer_config(settings, self.stage.group, client_id),
                 [self.stage.reads, *self.stage.retries(settings.retry_delays_s)],
-                Intake(self.stage, self.codec, fenced.work.batch_key, settings.retry_delays_s),
+                Intake(
+                    self.stage,
+                    self.codec,
+                    fenced.work.batch_key,
+                    settings.retry_delays_s,
+                    self._open_costs().charge,
+                ),
                 watch.stalled,
             ),
             KafkaSink(producer_config(settings, client_id)),
@@ -215,6 +243,10 @@ def _rules(settings: Settings) -> AdmissionRules:
     )
 
 
+def _device(settings: Settings) -> DeviceSettings:
+    return DeviceSettings(settings.device, settings.dtype, settings.torch_threads)
+
+
 def _schema_ids(settings: Settings) -> SchemaIds | None:
     if settings.schema_registry_url is None:
         return None
@@ -228,6 +260,9 @@ def _limits(settings: Settings, is_stepped: bool) -> StageLimits:
     return StageLimits(
         window_high=settings.window,
         window_low=settings.window_resume,
+        window_per_tenant=settings.window_per_tenant,
+        look_ahead=settings.look_ahead,
+        fairness=Fairness(settings.weights, settings.ageing_ms / 1000),
         batch_max=1 if is_stepped else settings.batch_max,
         batch_age_s=0.0 if is_stepped else settings.batch_age_ms / 1000,
         max_batches=settings.resident_max if is_stepped else StageLimits().max_batches,

@@ -50,6 +50,16 @@ def open_device(settings: DeviceSettings) -> tuple[torch.device, torch.dtype]:
     return device, dtype
 
 
+def device_kind(settings: DeviceSettings) -> str:
+    """What costs depend on, beside the job: `cpu` or the GPU's name, and the dtype."""
+    name = settings.device
+    if name.startswith("cuda"):
+        import torch
+
+        name = torch.cuda.get_device_name(name)
+    return f"{name} {settings.dtype}"
+
+
 #: What allocators say; on the CPU, and from cuBLAS and cuDNN, it is a plain RuntimeError.
 _NO_MEMORY = (
     "out of memory",

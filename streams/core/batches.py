@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Collection, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
+from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue
 from streams.core.micro_batch import MicroBatcher
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 
 class Batch(NamedTuple, Generic[T]):
@@ -25,7 +26,7 @@ class Batches(Generic[T]):
     Suspects and batches take turns, so neither waits for ever.
 
     >>> batches = Batches(max_size=2, max_age_s=1.0, max_batches=2)
-    >>> batches.add("64x64", "a", now_s=0.0); batches.add_suspect("s")
+    >>> batches.add("64x64", "a", Charge(), None, now_s=0.0); batches.add_suspect("s")
     >>> batches.take(now_s=0.0)
     Batch(number=1, items=('s',), is_alone=True)
     >>> batches.take(now_s=0.0); batches.leave(1)
@@ -33,8 +34,14 @@ class Batches(Generic[T]):
     Batch(number=2, items=('a',), is_alone=False)
     """
 
-    def __init__(self, max_size: int, max_age_s: float, max_batches: int) -> None:
-        self._waiting: MicroBatcher[T] = MicroBatcher(max_size, max_age_s)
+    def __init__(
+        self,
+        max_size: int,
+        max_age_s: float,
+        max_batches: int,
+        fairness: Fairness = ALIKE,
+    ) -> None:
+        self._waiting: MicroBatcher[T] = MicroBatcher(max_size, max_age_s, fairness)
         self._suspects: deque[T] = deque()
         self._max_batches = max_batches
         self._sizes: dict[int, int] = {}  # items still in the engine, by batch
@@ -47,13 +54,20 @@ class Batches(Generic[T]):
         """Items that are not in the engine yet."""
         return len(self._waiting) + len(self._suspects)
 
+    @property
+    def queue(self) -> FairQueue[T]:
+        """What waits, but for suspects; to be looked at."""
+        return self._waiting.queue
+
     def next_due_s(self) -> float | None:
         """When the next batch closes by age; None if nothing waits."""
         return 0.0 if self._suspects else self._waiting.next_due_s()
 
-    def add(self, key: Hashable, item: T, now_s: float) -> None:
-        """Let an item wait for company of its key."""
-        self._waiting.add(key, item, now_s)
+    def add(
+        self, key: Hashable, item: T, charge: Charge, deadline_s: float | None, now_s: float
+    ) -> None:
+        """Let an item wait for its turn, and for company of its key."""
+        self._waiting.add(key, item, charge, deadline_s, now_s)
 
     def add_suspect(self, item: T) -> None:
         """Let an item wait for an engine of its own."""
@@ -81,11 +95,11 @@ class Batches(Generic[T]):
             del self._sizes[number]
             self._is_alone = False
 
-    def drop(self, is_dropped: Callable[[T], bool]) -> tuple[T, ...]:
-        """Remove and return every waiting item that the predicate names."""
-        suspects = tuple(item for item in self._suspects if is_dropped(item))
-        self._suspects = deque(item for item in self._suspects if not is_dropped(item))
-        return self._waiting.drop(is_dropped) + suspects
+    def remove(self, items: Collection[T]) -> tuple[T, ...]:
+        """Take these out, as many as wait, and return them."""
+        suspects = tuple(item for item in self._suspects if item in items)
+        self._suspects = deque(item for item in self._suspects if item not in items)
+        return self._waiting.remove(items) + suspects
 
     def _enter(self, items: tuple[T, ...], is_alone: bool) -> Batch[T]:
         self._last_number += 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, NamedTuple
 
+from streams.core.fair_queue import NOBODY, Charge
 from streams.core.offset_map import NO_CRASHES, Crashes, OffsetMap
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -78,7 +79,7 @@ class Work:
     Run, try and crashes are three counters (DESIGN 4): a redrive's, a retry's, and that of
     processes which died with the record inside the engine. `due_s`: not to be worked before.
     `identity`: copies of one job stand for each other only if theirs are equal; another request
-    under the same job id is none of its copies.
+    under the same job id is none of its copies. `charge`: who pays for it at this stage.
     """
 
     job_id: str | None
@@ -90,6 +91,7 @@ class Work:
     crashes: Crashes = NO_CRASHES
     due_s: float | None = None
     identity: Hashable = None
+    charge: Charge = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class Flights:
         self._ask_again_s = limits.ask_again_s
         self.by_ticket: dict[Ticket, Flight] = {}
         self.batches: Batches[Ticket] = Batches(
-            limits.batch_max, limits.batch_age_s, limits.max_batches
+            limits.batch_max, limits.batch_age_s, limits.max_batches, limits.fairness
         )
         self.copies = Copies()
         self.wishes = Wishes(limits.longest_run_s)
@@ -72,7 +72,10 @@ class Flights:
                 if is_suspect(flight.crashes):
                     self.batches.add_suspect(flight.ticket)
                 else:
-                    self.batches.add(work.batch_key, flight.ticket, self.now_s)
+                    deadline_s = self._deadline_s(flight)
+                    self.batches.add(
+                        work.batch_key, flight.ticket, work.charge, deadline_s, self.now_s
+                    )
 
     def ending_due(self, flight: Flight) -> Ending | None:
         """How the run ends because somebody, or time, has said so."""
@@ -80,8 +83,12 @@ class Flights:
         assert run_of_job is not None, "a record without a job has a fault"
         if self.wishes.is_cancelled(run_of_job):
             return CANCELLED
-        deadline_s = self.wishes.deadline_s(run_of_job, flight.work.deadline_s)
+        deadline_s = self._deadline_s(flight)
         return EXPIRED if deadline_s is not None and deadline_s <= self.now_s else None
+
+    def _deadline_s(self, flight: Flight) -> float | None:
+        assert flight.run_of_job is not None, "a record without a job has a fault"
+        return self.wishes.deadline_s(flight.run_of_job, flight.work.deadline_s)
 
     def _delay(self, flight: Flight, due_s: float) -> None:
         """Records of a retry topic come due in order: none behind this one need be delivered."""
@@ -156,7 +163,7 @@ class Flights:
         if flight.phase not in NOT_BEGUN | IN_ENGINE | {Phase.JUDGED}:
             return
         if flight.phase is Phase.WAITING:
-            self.batches.drop(lambda each: each == flight.ticket)
+            self.batches.remove({flight.ticket})
         elif flight.phase is Phase.RUNNING:
             self.commands.append(ev.Drop((flight.ticket,)))
         flight.fault = None
@@ -166,7 +173,7 @@ class Flights:
         """Its offset counts as finished; a copy that waited for it has its turn."""
         (following,) = self.remove([flight])
         partition = flight.ticket.partition
-        self.resume(self._ours.finish(flight.ticket))
+        self.resume(self._ours.finish(flight.ticket, flight.work.charge.tenant_id))
         paused, resumed = self._ours.press_back(partition)
         self.pause(paused)
         self.resume(resumed)
@@ -187,7 +194,7 @@ class Flights:
         """Let go of flights; for each the copy that takes over, perhaps itself about to go."""
         waiting = {flight.ticket for flight in flights if flight.phase is Phase.WAITING}
         if waiting:
-            self.batches.drop(waiting.__contains__)
+            self.batches.remove(waiting)
         following = []
         for flight in flights:
             self.move(flight, Phase.BEHIND)

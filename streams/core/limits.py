@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from streams.core.fair_queue import Fairness
 from streams.core.retry import RetryPolicy
 
 
@@ -13,6 +14,9 @@ class StageLimits:
 
     window_high: int = 64
     window_low: int = 32
+    window_per_tenant: int = 16  # that count; what is beyond is looked past
+    look_ahead: int = 256  # the most that a partition ever holds
+    fairness: Fairness = field(default_factory=Fairness)
     batch_max: int = 4
     batch_age_s: float = 0.2
     max_batches: int = 2  # one computing, one fetching its inputs

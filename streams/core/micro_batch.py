@@ -2,72 +2,83 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Collection, Hashable
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Line
+
+T = TypeVar("T", bound=Hashable)
 
 
 class MicroBatcher(Generic[T]):
     """Gathers items of equal batch key until a batch is worth starting.
 
-    A key's queue is ready when it holds `max_size` items, when its head has waited `max_age_s`,
-    or at once while the device is idle. Of the ready queues the one with the oldest head goes
-    first, so no key waits for ever; inside a key the order is that of arrival.
+    A key is ready when it has `max_size` items, when one of them has waited `max_age_s`, or at
+    once while the device is idle. The fair queue says whose item leads a batch and which others
+    of its key fill it; where the leader's key is not ready, the fairest of those that are goes.
 
     >>> batcher = MicroBatcher(max_size=2, max_age_s=1.0)
-    >>> batcher.add("64x64", "a", now_s=0.0)
+    >>> batcher.add("64x64", "a", Charge(), None, now_s=0.0)
     >>> batcher.take(now_s=0.5, is_idle=False)
     ()
-    >>> batcher.add("64x64", "b", now_s=0.6)
-    >>> batcher.add("96x64", "c", now_s=0.7)
+    >>> batcher.add("64x64", "b", Charge(), None, now_s=0.6)
+    >>> batcher.add("96x64", "c", Charge(), None, now_s=0.7)
     >>> batcher.take(now_s=0.7, is_idle=False), batcher.take(now_s=0.7, is_idle=True)
     (('a', 'b'), ('c',))
     """
 
-    def __init__(self, max_size: int, max_age_s: float) -> None:
+    def __init__(self, max_size: int, max_age_s: float, fairness: Fairness = ALIKE) -> None:
         if max_size < 1 or max_age_s < 0:
             raise ValueError(f"want max_size >= 1 and max_age_s >= 0, got {max_size}, {max_age_s}")
         self._max_size, self._max_age_s = max_size, max_age_s
-        self._queues: dict[Hashable, deque[tuple[float, T]]] = {}
+        self.queue: FairQueue[T] = FairQueue(fairness)
+        self._full: dict[Hashable, None] = {}  # keys that have a batch together, in order
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return len(self.queue)
 
-    def add(self, key: Hashable, item: T, now_s: float) -> None:
-        """Put an item at the end of its key's queue."""
-        self._queues.setdefault(key, deque()).append((now_s, item))
+    def add(
+        self, key: Hashable, item: T, charge: Charge, deadline_s: float | None, now_s: float
+    ) -> None:
+        """Let an item wait."""
+        self.queue.add(key, item, charge, deadline_s, now_s)
+        if self.queue.num(key) >= self._max_size:
+            self._full[key] = None
 
     def take(self, now_s: float, is_idle: bool) -> tuple[T, ...]:
         """The next batch, at most `max_size` items of one key; empty if none is ready."""
-        ready = [
-            key
-            for key, queue in self._queues.items()
-            if is_idle or len(queue) >= self._max_size or now_s - queue[0][0] >= self._max_age_s
-        ]
-        if not ready:
+        if not len(self.queue):
             return ()
-        key = min(ready, key=lambda each: self._queues[each][0][0])
-        queue = self._queues[key]
-        batch = tuple(queue.popleft()[1] for _ in range(min(self._max_size, len(queue))))
-        if not queue:
-            del self._queues[key]
-        return batch
+        line = self.queue.lead()
+        if not is_idle and not self._is_ready(line.key.name, now_s):
+            oldest = self.queue.oldest_key()
+            ready = [*self._full, *([oldest] if self._is_ready(oldest, now_s) else [])]
+            if not ready:
+                return ()
+            line = min(map(self.queue.lead_of, ready), key=Line.order)
+        key = line.key.name
+        batch = [self.queue.pop(line)]
+        while len(batch) < self._max_size and self.queue.num(key):
+            batch.append(self.queue.pop(self.queue.lead_of(key)))
+        self._note_size(key)
+        return tuple(batch)
 
     def next_due_s(self) -> float | None:
-        """When the oldest head will have waited `max_age_s`; None if nothing waits."""
-        heads = [queue[0][0] for queue in self._queues.values()]
-        return min(heads) + self._max_age_s if heads else None
+        """When the item that waits longest will have waited `max_age_s`; None if nothing waits."""
+        if not len(self.queue):
+            return None
+        return self.queue.oldest_s(self.queue.oldest_key()) + self._max_age_s
 
-    def drop(self, is_dropped: Callable[[T], bool]) -> tuple[T, ...]:
-        """Remove and return every waiting item that the predicate names."""
-        dropped: list[T] = []
-        for key, queue in list(self._queues.items()):
-            dropped += [item for _, item in queue if is_dropped(item)]
-            kept = deque(pair for pair in queue if not is_dropped(pair[1]))
-            if kept:
-                self._queues[key] = kept
-            else:
-                del self._queues[key]
-        return tuple(dropped)
+    def remove(self, items: Collection[T]) -> tuple[T, ...]:
+        """Take these out, as many as wait, and return them."""
+        removed = self.queue.remove(items)
+        for key in list(self._full):
+            self._note_size(key)
+        return removed
+
+    def _is_ready(self, key: Hashable, now_s: float) -> bool:
+        return key in self._full or now_s - self.queue.oldest_s(key) >= self._max_age_s
+
+    def _note_size(self, key: Hashable) -> None:
+        if self.queue.num(key) < self._max_size:
+            self._full.pop(key, None)

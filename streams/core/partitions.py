@@ -16,10 +16,18 @@ Partitions = tuple[TopicPartition, ...]
 class OurPartitions:
     """Bookkeeping for every assigned partition. Epochs count assignments and never repeat."""
 
-    def __init__(self, window_high: int, window_low: int) -> None:
+    def __init__(
+        self,
+        window_high: int,
+        window_low: int,
+        per_tenant: int | None = None,
+        look_ahead: int | None = None,
+    ) -> None:
         self.trackers: dict[TopicPartition, OffsetTracker] = {}
         self.gate: Gate[TopicPartition] = Gate()
-        self._window: Window[TopicPartition] = Window(window_high, window_low)
+        self._window: Window[TopicPartition] = Window(
+            window_high, window_low, per_tenant, look_ahead
+        )
         self._epoch = 0
         self._asked: dict[TopicPartition, CommitPoint] = {}  # by the last commit
         self._dirty: set[TopicPartition] = set()
@@ -64,19 +72,19 @@ class OurPartitions:
             return None
         return Ticket(partition, offset, tracker.assignment_epoch)
 
-    def enter(self, partition: TopicPartition) -> Partitions:
+    def enter(self, partition: TopicPartition, tenant_id: str) -> Partitions:
         """It takes a place in the window; those to be paused."""
-        if self._window.enter(partition):
+        if self._window.enter(partition, tenant_id):
             return self.gate.close(partition, Why.WINDOW)
         return ()
 
-    def finish(self, ticket: Ticket) -> Partitions:
+    def finish(self, ticket: Ticket, tenant_id: str) -> Partitions:
         """It is finished; those to be resumed."""
         partition, tracker = ticket.partition, self.trackers[ticket.partition]
         is_finished = tracker.complete(ticket.offset, ticket.assignment_epoch)
         assert is_finished, f"{ticket} finished twice"
         self._dirty.add(partition)
-        if self._window.leave(partition):
+        if self._window.leave(partition, tenant_id):
             return self.gate.open(partition, Why.WINDOW)
         return ()
 

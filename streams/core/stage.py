@@ -25,6 +25,7 @@ from streams.core import events as ev
 from streams.core.batches import Batch
 from streams.core.breaker import Breaker, Verdict
 from streams.core.events import Command, Ending, Event, Fate, Fault, Ticket, TopicPartition
+from streams.core.fair_queue import FairQueue
 from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
 from streams.core.flights import Flights
 from streams.core.gate import Why
@@ -52,7 +53,9 @@ class StageState:
         self.limits = limits
         self.stopped = False
         self.left_because: str | None = None  # a sick host; whoever starts workers must know
-        self.ours = OurPartitions(limits.window_high, limits.window_low)
+        self.ours = OurPartitions(
+            limits.window_high, limits.window_low, limits.window_per_tenant, limits.look_ahead
+        )
         self.host = Host(
             Breaker(limits.breaker_limit, limits.probe_wait_s, limits.longest_probe_wait_s),
             limits.leave_after_s,
@@ -75,6 +78,11 @@ class StageState:
     def is_draining(self) -> bool:
         """Whether no new work is begun, for good."""
         return self._drain_until_s is not None
+
+    @property
+    def queue(self) -> FairQueue[Ticket]:
+        """What waits for its turn; to be looked at."""
+        return self._here.batches.queue
 
     @property
     def num_waiting(self) -> int:
@@ -206,7 +214,7 @@ class StageState:
         known = self.ours.trackers[event.partition].crashes(event.offset)
         flight = Flight(ticket, event.work, event.verdict, crashes=known or event.work.crashes)
         self.flights[ticket] = flight
-        self._here.pause(self.ours.enter(event.partition))
+        self._here.pause(self.ours.enter(event.partition, event.work.charge.tenant_id))
         job_id = event.work.job_id
         if job_id is None:
             self._here.admit(flight)

@@ -21,6 +21,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 DEFAULT_TIERS = ("enterprise", "pro", "free")
+#: Shares of a worker while all tiers wait: 67, 25 and 8 %. The free tier is slow then, never dead:
+#: a weight is also the bound on its wait.
+DEFAULT_WEIGHTS = {"enterprise": 8.0, "pro": 3.0, "free": 1.0}
 
 
 def stable_hash(text: str) -> int:

@@ -57,6 +57,17 @@ METRICS = (
            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)),
     Metric("reel_in_flight_records", "gauge", "Records delivered and not finished."),
     Metric("reel_waiting_records", "gauge", "Records in flight that wait for a batch."),
+    Metric("reel_tier_partitions", "gauge", "Partitions of a tier's stripe that are held here,"
+           " retry topics' too.", ("tier",)),
+    Metric("reel_tier_waiting_records", "gauge", "Records in flight that wait their turn.",
+           ("tier",)),
+    Metric("reel_tier_waiting_gpu_seconds", "gauge", "What those will cost this stage, estimated.",
+           ("tier",)),
+    Metric("reel_tier_wait_seconds", "histogram", "From a record's append, or due time, to its"
+           " start.", ("tier",),
+           buckets=(0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600, 10800)),
+    Metric("reel_cost_ratio", "histogram", "What a job took, by what was expected.",
+           buckets=(0.1, 0.25, 0.5, 0.7, 0.9, 1.1, 1.4, 2, 4, 10)),
     Metric("reel_commit_lag_records", "gauge", "Delivered and not committed.",
            ("topic", "partition")),
     Metric("reel_commits_total", "counter", "Commits answered: ok or failed.", ("result",)),
@@ -95,6 +106,12 @@ class WorkerMetrics:
         self._stage_seconds = histogram("reel_stage_seconds").labels(stage)
         self._step_rows = histogram("reel_step_rows").labels(stage)
         self._step_seconds = histogram("reel_step_seconds").labels(stage)
+        self._tier_gauges = tuple(
+            gauge(f"reel_tier_{name}")
+            for name in ("partitions", "waiting_records", "waiting_gpu_seconds")
+        )
+        self._tier_wait = histogram("reel_tier_wait_seconds")
+        self._cost_ratio = histogram("reel_cost_ratio").labels(stage)
         self._in_flight = gauge("reel_in_flight_records").labels(stage)
         self._waiting = gauge("reel_waiting_records").labels(stage)
         self._commit_lag = gauge("reel_commit_lag_records")
@@ -161,6 +178,20 @@ class WorkerMetrics:
     def waiting(self, num_records: int) -> None:
         """So many of them wait for a batch."""
         self._waiting.set(num_records)
+
+    def tier(self, tier: str, num_partitions: int, num_waiting: int, cost_s: float) -> None:
+        """What is held here of a tier, and what of it waits its turn."""
+        figures = num_partitions, num_waiting, cost_s
+        for gauge, figure in zip(self._tier_gauges, figures, strict=True):
+            gauge.labels(self._stage, tier).set(figure)
+
+    def waited(self, tier: str, seconds: float) -> None:
+        """A record of that tier began after so long."""
+        self._tier_wait.labels(self._stage, tier).observe(seconds)
+
+    def cost_ratio(self, ratio: float) -> None:
+        """A job took so many times what was expected."""
+        self._cost_ratio.observe(ratio)
 
     def commit_lag(self, partition: TopicPartition, num_records: int) -> None:
         """So many offsets of this partition are delivered and not committed."""

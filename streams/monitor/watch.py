@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from typing import Protocol
 
 from streams.core.events import (
@@ -30,6 +32,8 @@ from streams.core.events import (
     Work,
 )
 from streams.core.stage import StageState
+from streams.core.tiers import tier_of_partition
+from streams.engine import Task
 from streams.monitor.health import Health
 from streams.monitor.metrics import WorkerMetrics
 
@@ -56,9 +60,12 @@ class WorkerWatch:
         health: Health,
         controls: HasCaughtUp,
         join_timeout_s: float,
+        tiers: Sequence[str] = (),
     ) -> None:
         self._metrics, self._health, self._controls = metrics, health, controls
         self._join_timeout_s = join_timeout_s
+        self._tiers = tuple(tiers)
+        self._now_s = 0.0
         self._join_by_s: float | None = None
         self._is_assigned = self._is_caught_up = False
         self._next_gauges_s = 0.0
@@ -66,6 +73,7 @@ class WorkerWatch:
     def turned(self, state: StageState, now_s: float) -> None:
         """The loop has turned once."""
         self._health.turned(now_s)
+        self._now_s = now_s
         if not self._is_caught_up and self._controls.is_caught_up:
             self._is_caught_up = True
             self._health.done("controls read")
@@ -77,7 +85,18 @@ class WorkerWatch:
         self._metrics.holding(state.host.is_holding)
         for partition, tracker in state.ours.trackers.items():
             self._metrics.commit_lag(partition, tracker.next_offset - tracker.commit_offset)
+        self._watch_tiers(state)
         self._watch_joining(now_s)
+
+    def _watch_tiers(self, state: StageState) -> None:
+        held = Counter(
+            tier_of_partition(each.partition, self._tiers)
+            for each in state.ours.trackers
+            if self._tiers
+        )
+        waiting = {tier: (num, cost_s) for tier, num, cost_s in state.queue.waiting()}
+        for tier in self._tiers:
+            self._metrics.tier(tier, held[tier], *waiting.get(tier, (0, 0.0)))
 
     def _watch_joining(self, now_s: float) -> None:
         if self._join_by_s is None:
@@ -148,6 +167,8 @@ class WorkerWatch:
                     self._metrics.records_out(output.topic)
             case Start(batch):
                 self._metrics.batch_started(len(batch))
+                for _, work in batch:
+                    self._started(work)
             case DeadLetter(ticket, work, fault):
                 self._metrics.dead_letters(fault.reason_code)
                 extra = _about(ticket, work) | {"reason_code": fault.reason_code}
@@ -163,6 +184,12 @@ class WorkerWatch:
                 log.warning("failures in a row: probing")
             case Commit(_, must_finish) if must_finish:
                 self._metrics.committed(True)
+
+    def _started(self, work: Work) -> None:
+        """How long it has waited since it came on the topic, or was due."""
+        if isinstance(work.payload, Task):
+            since_s = max(work.payload.timestamp_ms / 1000, work.due_s or 0.0)
+            self._metrics.waited(work.charge.tier, max(0.0, self._now_s - since_s))
 
     def _rebalanced(self, kind: str, num_partitions: int) -> None:
         self._metrics.rebalances(kind)

@@ -20,6 +20,7 @@ _OURS, _STAGE = "streams/core/partitions.py", "streams/core/stage.py"
 _FLIGHTS, _COPIES = "streams/core/flights.py", "streams/core/copies.py"
 _BATCHES, _RETRY = "streams/core/batches.py", "streams/core/retry.py"
 _SAMPLER, _STEPS = "workers/sampler/work.py", "workers/step_engine.py"
+_FAIR, _FAIRNESS = "streams/core/fair_queue.py", ("tests/properties/test_fair_queue.py",)
 _FENCED, _LETTERS = "workers/fenced.py", "streams/letters.py"
 
 MUTANTS = (
@@ -77,8 +78,44 @@ MUTANTS = (
     Mutant(
         "takes one record more than its window",
         "streams/core/window.py",
-        "        if self._held[key] < self._high or",
-        "        if self._held[key] <= self._high or",
+        "self._num_counted[key] < self._high and",
+        "self._num_counted[key] <= self._high and",
+    ),
+    # ---- fairness
+    Mutant(
+        "charges nobody",
+        _FAIR,
+        "        tenant.rank += charged_s\n",
+        "        tenant.rank += 0.0\n",
+        _FAIRNESS,
+    ),
+    Mutant(
+        "ignores the weights of tiers",
+        _FAIR,
+        "charged_s / tier.weight",
+        "charged_s",
+        _FAIRNESS,
+    ),
+    Mutant(
+        "lets a tenant save up while it is idle",
+        _FAIR,
+        "            if tenant.rank < tier.served:\n",
+        "            if False:\n",
+        _FAIRNESS,
+    ),
+    Mutant(
+        "lets urgent jobs pass old ones for ever",
+        _FAIR,
+        "        if deadline_s is not None and deadline_s < due_s:\n",
+        "        if deadline_s is not None:\n",
+        _FAIRNESS,
+    ),
+    Mutant(
+        "lets one tenant's backlog hide all others",
+        "streams/core/window.py",
+        "held[tenant_id] <= self._per_tenant",
+        "True",
+        ("tests/unit/test_window.py", "tests/properties/test_window.py"),
     ),
     # ---- starting
     Mutant(
@@ -156,8 +193,8 @@ MUTANTS = (
     Mutant(
         "skips the outcome fence when a run completes",
         _FENCED,
-        "self._outcome_output(task, self._fences.end(tenant, job, run, body)),)\n        winner",
-        "self._outcome_output(task, body),)\n        winner",
+        "            body = self._fences.end(tenant, job, run, body)\n",
+        "",
     ),
     Mutant(
         "works a run that has ended",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from streams.core.flight import Phase
+from tests.properties.stage_rules import keeps_window
 from tests.properties.stage_world import World
 
 
@@ -12,8 +13,7 @@ def check(world: World) -> None:
     """The invariants that no single command shows."""
     flights = world.state.flights
     assert world.state.ours.trackers.keys() == world.ours.keys()
-    held = Counter(ticket.partition for ticket in flights)
-    assert max(held.values(), default=0) <= world.limits.window_high
+    assert keeps_window(world.limits, flights)
     assert all(world.is_current(ticket) for ticket in flights)
     at_work = Counter(
         flight.work.job_id

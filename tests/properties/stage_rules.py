@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from streams.core.events import CommitPoint, Retry, Ticket, TopicPartition, Work
+from streams.core.flight import Flight
+from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes, OffsetMap, decode_offset_map
 from streams.core.stage import StageState
 
@@ -23,6 +26,18 @@ def one_more(world: World, ticket: Ticket) -> Crashes:
     """Its count after another crash."""
     before = crashes_of(world, ticket)
     return Crashes(before.num + 1, before.num_alone + (before.num >= 2))
+
+
+def keeps_window(limits: StageLimits, flights: Mapping[Ticket, Flight]) -> bool:
+    """Whether no partition holds more than it may, a tenant's records counting up to a bound."""
+    held = Counter((each.ticket.partition, each.work.charge.tenant_id) for each in flights.values())
+    total: Counter[TopicPartition] = Counter()
+    counted: Counter[TopicPartition] = Counter()
+    for (partition, _), num in held.items():
+        total[partition] += num
+        counted[partition] += min(num, limits.window_per_tenant)
+    is_within = max(counted.values(), default=0) <= limits.window_high
+    return is_within and max(total.values(), default=0) <= limits.look_ahead
 
 
 def check_marked(world: World, ticket: Ticket) -> None:

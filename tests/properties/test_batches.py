@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from streams.core.batches import Batches
+from streams.core.fair_queue import Charge
 
 MAX_SIZE, MAX_AGE_S = 3, 1.0
 
@@ -33,7 +34,7 @@ class BatchesMachine(RuleBasedStateMachine):
     def add(self, key: str) -> None:
         self.num_items += 1
         self.waiting[self.num_items] = key
-        self.batches.add(key, self.num_items, self.now_s)
+        self.batches.add(key, self.num_items, Charge(), None, self.now_s)
 
     @rule()
     def add_suspect(self) -> None:
@@ -79,7 +80,7 @@ class BatchesMachine(RuleBasedStateMachine):
     def drop(self, data: st.DataObject) -> None:
         items = [*self.waiting, *self.suspects]
         gone = data.draw(st.sets(st.sampled_from(items))) if items else set()
-        assert set(self.batches.drop(gone.__contains__)) == gone
+        assert set(self.batches.remove(gone)) == gone
         self.waiting = {item: key for item, key in self.waiting.items() if item not in gone}
         self.suspects = [each for each in self.suspects if each not in gone]
         self.num_passed = self.num_passed if self.suspects else 0

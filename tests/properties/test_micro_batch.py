@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from streams.core.fair_queue import Charge
 from streams.core.micro_batch import MicroBatcher
 
 
@@ -26,7 +27,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from("abc"))
     def add(self, key: str) -> None:
-        self.batcher.add(key, self.num_added, self.now_s)
+        self.batcher.add(key, self.num_added, Charge(), None, self.now_s)
         self.waiting.append((key, self.now_s, self.num_added))
         self.num_added += 1
 
@@ -56,7 +57,7 @@ class BatcherMachine(RuleBasedStateMachine):
     def drop(self, data: st.DataObject) -> None:
         items = [item for _, _, item in self.waiting]
         gone = data.draw(st.sets(st.sampled_from(items))) if items else set()
-        assert set(self.batcher.drop(gone.__contains__)) == gone
+        assert set(self.batcher.remove(gone)) == gone
         self.waiting = [each for each in self.waiting if each[2] not in gone]
 
     @invariant()

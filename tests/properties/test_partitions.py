@@ -65,7 +65,7 @@ class PartitionsMachine(RuleBasedStateMachine):
             assert (ticket is None) == ((partition, offset) in self.done)
             if ticket is not None:
                 self.open.add(ticket)
-                self.paused.update(self.ours.enter(partition))
+                self.paused.update(self.ours.enter(partition, "acme"))
 
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
@@ -73,7 +73,7 @@ class PartitionsMachine(RuleBasedStateMachine):
             ticket = data.draw(st.sampled_from(sorted(self.open)))
             self.open.remove(ticket)
             self.done.add((ticket.partition, ticket.offset))
-            self.paused.difference_update(self.ours.finish(ticket))
+            self.paused.difference_update(self.ours.finish(ticket, "acme"))
             assert self.ours.press_back(ticket.partition) == ((), ())
 
     @rule()

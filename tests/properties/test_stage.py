@@ -23,6 +23,7 @@ from streams.core.events import (
     TopicPartition,
     Work,
 )
+from streams.core.fair_queue import Charge
 from streams.core.offset_map import NO_CRASHES, Crashes
 from tests.builders import a_fault, an_output
 from tests.properties.stage_ends import check, cooperate
@@ -39,6 +40,7 @@ FAULTS = (a_fault(), a_fault(reason_code="conflict", ends_job=False))
 ENDING = Ending("rejected", "over_quota", "too much")
 FAULT = st.sampled_from([None, None, None, LATER, LATER, *FAULTS])
 VERDICT = st.sampled_from([*[None] * 12, ENDING, *FAULTS])
+CHARGES = (Charge("free", "noisy", 3.0), Charge("free", "noisy", 1.0), Charge("pro", "acme", 1.0))
 
 # How often what happens. One rule with weights, because rules of equal chance rarely get a record
 # through its whole life.
@@ -109,7 +111,8 @@ class StageMachine(RuleBasedStateMachine):
     ) -> None:
         for key in keys:
             self.num_jobs += 1
-            work = Work(f"new-{self.num_jobs}", 1, key, deadline_s, object())
+            charge = CHARGES[self.num_jobs % len(CHARGES)]
+            work = Work(f"new-{self.num_jobs}", 1, key, deadline_s, object(), charge=charge)
             self.world.log.append(partition, gap, work, verdict)
 
     def a_copy_comes(self, data: st.DataObject) -> None:

@@ -41,6 +41,7 @@ from streams.core.events import (
 from streams.core.offset_map import NO_CRASHES, Crashes, decode_offset_map
 from streams.engine import Task
 from streams.topology import VIDEOS_DONE, Stage
+from tests.properties.stage_rules import keeps_window
 from tests.simulation.evidence import Evidence, Known
 
 if TYPE_CHECKING:
@@ -145,9 +146,8 @@ class Judge:
                 memory.num_bad_probes = 0 if is_ok else memory.num_bad_probes + 1
 
     def _delivered(self, process: Process, memory: Memory, at: TopicPartition, offset: int) -> None:
-        held = Counter(ticket.partition for ticket in process.state.flights)
-        if held and max(held.values()) > process.state.limits.window_high:
-            raise Violation("window", f"{process.name} holds {max(held.values())} of a partition")
+        if not keeps_window(process.state.limits, process.state.flights):
+            raise Violation("window", f"{process.name} holds more than its window")
         tracker = process.state.ours.trackers.get(at)
         if tracker is None:
             return

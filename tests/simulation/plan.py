@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from streams.core.fair_queue import Fairness
 from streams.core.limits import StageLimits
 from streams.core.retry import RetryPolicy
+from streams.core.tiers import DEFAULT_WEIGHTS
 
 NUM_PARTITIONS = 6
 STAGES = ("prompt", "sampler", "decoder", "finisher")
@@ -136,7 +138,10 @@ def _limits(rng: random.Random) -> StageLimits:
     window_high = rng.choice((2, 3, 8))
     return StageLimits(
         window_high=window_high,
-        window_low=rng.randrange(window_high),
+        window_low=(window_low := rng.randrange(window_high)),
+        window_per_tenant=window_high - window_low % 2,
+        look_ahead=2 * window_high,
+        fairness=Fairness(DEFAULT_WEIGHTS, ageing_s=2.0),
         batch_max=rng.choice((1, 2, 4, 4)),
         batch_age_s=0.2,
         max_batches=rng.choice((1, 2)),

@@ -22,6 +22,7 @@ from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences, blob_prefix
 from streams.blobs.named import blobs_of
 from streams.claims import claim_request
+from streams.core.fair_queue import Charge
 from streams.core.tiers import partition_of_job
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
@@ -49,7 +50,7 @@ def home(job_id: str) -> int:
 
 def tier_of(job_id: str) -> str:
     """Most jobs share a tier, so that partitions hold several."""
-    return ("pro", "pro", "enterprise", "free")[int(job_id.rpartition("-")[2]) % 4]
+    return ("pro", "pro", "enterprise", "free")[_number(job_id) % 4]
 
 
 def place(request: GenerationRequest) -> int:
@@ -59,7 +60,11 @@ def place(request: GenerationRequest) -> int:
 
 def tenant_of(job_id: str) -> str:
     """Two tenants share the jobs."""
-    return ("acme", "bolt")[int(job_id.rpartition("-")[2]) % 2]
+    return ("acme", "bolt")[_number(job_id) % 2]
+
+
+def _number(job_id: str) -> int:
+    return int(job_id.rpartition("-")[2])
 
 
 def request_of(job: JobPlan, is_conflict: bool = False) -> GenerationRequest:
@@ -146,6 +151,12 @@ class SimulatedWork:
     def probe(self) -> None:
         """Fails where the device is sick."""
         self._probe()
+
+
+def charge_of(task: Task) -> Charge:
+    """Tenants share what there is; some jobs cost more."""
+    job = _job(task)
+    return Charge(tier_of(job.job_id), job.tenant_id, 1.0 + _number(job.job_id) % 3)
 
 
 def _job(task: Task) -> Any:

@@ -34,7 +34,7 @@ from streams.topology import VIDEOS_DONE, Stage
 from tests.simulation.engine import SimulatedEngine
 from tests.simulation.plan import RETRY
 from tests.simulation.store import MemoryStore
-from tests.simulation.work import SimulatedWork, place
+from tests.simulation.work import SimulatedWork, charge_of, place
 from workers.fenced import FencedWork
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class Process:
             work, self.stage, store, codec, self._now, place if self.is_first else None
         )
         self.engine = SimulatedEngine(fenced, self)
-        self.source = Source(self, Intake(self.stage, codec, work.batch_key, RETRY.delays_s))
+        intake = Intake(self.stage, codec, work.batch_key, RETRY.delays_s, charge_of)
+        self.source = Source(self, intake)
         self.sink = Sink(self)
         self.state = StageState(world.plan.limits)
         letters = StageLetters(self.stage, self.name, "simulated", fenced.announce)

@@ -9,6 +9,7 @@ import pytest
 from schemas.codec import Codec
 from streams import topology
 from streams.core.events import Delivered, Fate, Fault, TopicPartition, Work
+from streams.core.fair_queue import Charge
 from streams.core.offset_map import Crashes
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
@@ -39,6 +40,14 @@ def test_a_record_is_decoded_and_told_with_its_job_key_and_deadline() -> None:
     expected = Delivered(TopicPartition("prompts.cleaned", 13), 7, work)
     assert take(raw) == expected
     assert work.payload == a_task(a_cleaned_prompt(), offset=7)
+
+
+def test_a_record_is_charged_to_whoever_the_stage_says() -> None:
+    intake = Intake(
+        topology.stage("sampler"), Codec(), same_key,
+        charge=lambda task: Charge(task.record.job.tier, task.record.job.tenant_id, 3.5),
+    )  # fmt: skip
+    assert intake(a_task()).work.charge == Charge("pro", "acme", 3.5)
 
 
 def test_what_the_raw_task_claims_to_hold_is_not_looked_at() -> None:

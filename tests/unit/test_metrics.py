@@ -54,6 +54,11 @@ def test_the_exported_metrics_are_exactly_these(metrics: WorkerMetrics) -> None:
         "reel_stage_seconds",
         "reel_in_flight_records",
         "reel_waiting_records",
+        "reel_tier_partitions",
+        "reel_tier_waiting_records",
+        "reel_tier_waiting_gpu_seconds",
+        "reel_tier_wait_seconds",
+        "reel_cost_ratio",
         "reel_commit_lag_records",
         "reel_commits_total",
         "reel_rebalances_total",
@@ -66,7 +71,16 @@ def test_the_exported_metrics_are_exactly_these(metrics: WorkerMetrics) -> None:
 def test_names_follow_the_rules_of_prometheus() -> None:
     for spec in METRICS:
         assert re.fullmatch(r"reel_[a-z]+(_[a-z]+)*", spec.name)
-        units = ("_total", "_seconds", "_records", "_rows", "_partitions", "_info", "_holding")
+        units = (
+            "_total",
+            "_seconds",
+            "_records",
+            "_rows",
+            "_partitions",
+            "_ratio",
+            "_info",
+            "_holding",
+        )
         assert spec.name.endswith(units)
         assert spec.help.endswith(".")
         assert not {"job", "job_id", "tenant", "tenant_id"} & set(spec.labels)
@@ -106,6 +120,19 @@ def test_what_happens_is_counted(metrics: WorkerMetrics) -> None:
     assert value(metrics, "reel_probes_total", result="failed") == 1
     assert value(metrics, "reel_offset_maps_ignored_total") == 1
     assert value(metrics, "reel_holding") == 1
+
+
+def test_tiers_are_told_apart(metrics: WorkerMetrics) -> None:
+    metrics.tier("pro", 8, 3, 12.5)
+    metrics.tier("free", 4, 0, 0.0)
+    metrics.waited("pro", 7.0)
+    metrics.cost_ratio(1.2)
+    assert value(metrics, "reel_tier_partitions", tier="pro") == 8
+    assert value(metrics, "reel_tier_partitions", tier="free") == 4
+    assert value(metrics, "reel_tier_waiting_records", tier="pro") == 3
+    assert value(metrics, "reel_tier_waiting_gpu_seconds", tier="pro") == 12.5
+    assert value(metrics, "reel_tier_wait_seconds_sum", tier="pro") == 7
+    assert value(metrics, "reel_cost_ratio_sum") == 1.2
 
 
 def test_what_will_happen_in_any_case_is_zero_from_the_start(metrics: WorkerMetrics) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from streams.core.fair_queue import Charge
 from streams.core.micro_batch import MicroBatcher
 
 
@@ -11,7 +12,7 @@ def a_batcher(**items: float) -> MicroBatcher[str]:
     """Batches of two, aged one second; `key_name=now_s` adds an item."""
     batcher: MicroBatcher[str] = MicroBatcher(max_size=2, max_age_s=1.0)
     for item, now_s in items.items():
-        batcher.add(item[0], item, now_s)
+        batcher.add(item[0], item, Charge(), None, now_s)
     return batcher
 
 
@@ -55,7 +56,7 @@ def test_the_oldest_head_says_when_the_next_batch_is_due() -> None:
 
 def test_dropped_items_leave_and_the_others_keep_their_order() -> None:
     batcher = a_batcher(a1=0.0, b1=0.1, a2=0.2, a3=0.3)
-    assert batcher.drop(lambda item: item in ("a1", "b1")) == ("a1", "b1")
+    assert batcher.remove({"b1", "a1", "x"}) == ("a1", "b1")
     assert len(batcher) == 2
     assert batcher.next_due_s() == 1.2
     assert batcher.take(0.3, is_idle=True) == ("a2", "a3")

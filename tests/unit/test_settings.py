@@ -70,6 +70,10 @@ def test_the_defaults_are_kept_long_enough_to_redrive() -> None:
         ({"DEFAULT_TIER": "gold"}, "unknown tier gold: not in REEL_TIERS"),
         ({"TENANTS": "acme=gold"}, "unknown tier gold: not in REEL_TIERS"),
         ({"WINDOW": "8", "WINDOW_RESUME": "8"}, "REEL_WINDOW_RESUME must be < REEL_WINDOW"),
+        ({"WINDOW": "64", "LOOK_AHEAD": "63"}, "REEL_LOOK_AHEAD must be >= REEL_WINDOW"),
+        ({"TIER_WEIGHTS": "gold=2"}, "weight of an unknown tier gold"),
+        ({"TIER_WEIGHTS": "pro=0"}, "REEL_TIER_WEIGHTS must be numbers > 0"),
+        ({"TIER_WEIGHTS": "pro=inf"}, "REEL_TIER_WEIGHTS must be numbers > 0"),
         ({"RETRY_DELAYS_S": "10,10"}, "REEL_RETRY_DELAYS_S must ascend from 1 or more"),
         ({"RETRY_DELAYS_S": "60,10"}, "REEL_RETRY_DELAYS_S must ascend from 1 or more"),
         ({"RETRY_DELAYS_S": "0,10"}, "REEL_RETRY_DELAYS_S must ascend from 1 or more"),
@@ -128,6 +132,14 @@ def test_lists_and_pairs_are_read_from_commas(monkeypatch: pytest.MonkeyPatch) -
     assert settings.tiers == ("gold", "silver")
     assert settings.tenants == {"acme": "gold", "zoo": "silver"}
     assert settings.kafka_extra == {"sasl.password": "a=b"}
+
+
+def test_tiers_that_are_given_no_weight_weigh_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().weights == {"enterprise": 8, "pro": 3, "free": 1}
+    monkeypatch.setenv("REEL_TIERS", "free,gold,pro")
+    assert read_settings().weights == {"free": 1, "gold": 1, "pro": 3}
+    monkeypatch.setenv("REEL_TIER_WEIGHTS", "gold=2.5")
+    assert read_settings().weights == {"free": 1, "gold": 2.5, "pro": 1}
 
 
 def test_settings_shown_anywhere_hold_no_secret() -> None:

@@ -50,8 +50,27 @@ def test_a_partition_that_nothing_is_known_of_can_be_forgotten() -> None:
 
 def test_more_cannot_leave_than_has_entered() -> None:
     window: Window[str] = Window(high=2, low=0)
-    with pytest.raises(AssertionError, match="holds nothing"):
+    with pytest.raises(AssertionError, match="holds nothing of"):
         window.leave("p0")
+
+
+def test_a_tenant_that_crowds_a_partition_is_looked_past_up_to_a_bound() -> None:
+    window: Window[str] = Window(high=4, low=2, per_tenant=2, most=7)
+    assert [window.enter("p0", "noisy") for _ in range(6)] == [False] * 6
+    assert window.enter("p0", "quiet"), "seven are held"
+    assert [window.leave("p0", "noisy") for _ in range(2)] == [False, False]
+    assert not window.leave("p0", "quiet") or not window.is_full("p0")
+
+
+def test_tenants_that_do_not_crowd_fill_the_window_together() -> None:
+    window: Window[str] = Window(high=3, low=0, per_tenant=2, most=9)
+    assert [window.enter("p0", each) for each in "abc"] == [False, False, True]
+
+
+@pytest.mark.parametrize(("per_tenant", "most"), [(0, 4), (1, 1)])
+def test_bounds_that_make_no_look_ahead_are_refused(per_tenant: int, most: int) -> None:
+    with pytest.raises(ValueError, match="per_tenant >= 1"):
+        Window(2, 0, per_tenant, most)
 
 
 @pytest.mark.parametrize(("high", "low"), [(0, 0), (2, 2), (2, 3), (2, -1)])
