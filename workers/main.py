@@ -184,7 +184,7 @@ class Worker:
         if isinstance(fenced.work, SteppedWork):
             return StepEngine(
                 *shared, metrics.stepped, settings.step_rows_max, settings.checkpoint_ms / 1000,
-                settings.home / "caps",
+                settings.home / "caps", settings.weights,
             )  # fmt: skip
         return MicroBatchEngine(*shared)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -76,12 +76,14 @@ class StepEngine(RowEngine):
         rows_max: int,
         checkpoint_s: float,
         caps_folder: Path | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         """`stepped(rows, seconds)` is told of each step; `rows_max` bounds a forward.
 
         `checkpoint_s`: between two checkpoints of a job. `caps_folder`: where learned caps are
-        kept for the next run, if anywhere.
+        kept for the next run, if anywhere. `weights`: of tiers; 1 for those that have none.
         """
+        self._weights = weights or {}
         self._stepped, self._rows_max, self._checkpoint_s = stepped, rows_max, checkpoint_s
         self._jobs: dict[Ticket, _Job] = {}
         self._batcher: StepBatcher[Ticket] = StepBatcher()
@@ -152,7 +154,11 @@ class StepEngine(RowEngine):
             num_done, num_steps = self._work.steps(state)
             self._jobs[ticket] = _Job(prepared, state, has_checkpoint=num_done > 0)
             self._batcher.join(
-                ticket, self._work.step_key(state), self._work.width(state), num_steps - num_done
+                ticket,
+                self._work.step_key(state),
+                self._work.width(state),
+                num_steps - num_done,
+                self._weights.get(prepared.task.record.job.tier, 1.0),
             )
         if not self._jobs:
             self._end_hold()

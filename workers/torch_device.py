@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,15 +95,6 @@ def device_faults(device: torch.device, num_rows: int, shape: str) -> Iterator[N
             first_line = text.partition("\n")[0]
             raise SickHost(f"{device}: {first_line[:200]}", reason_code="device_failed") from error
         raise
-
-
-def device_name(device: torch.device) -> str:
-    """What it is, as far as speed goes: the GPU's name, or the CPU's threads."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} with {torch.get_num_threads()} threads"
 
 
 def memory_bytes(device: torch.device) -> tuple[int, int]:

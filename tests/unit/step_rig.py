@@ -131,6 +131,7 @@ class StepRig(Rig):
             ROWS_MAX,
             self.checkpoint_s,
             self.caps_folder,
+            {"enterprise": 100.0},
         )
 
     def turn(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,21 @@ def test_a_job_joins_between_two_steps_of_another(rig: StepRig) -> None:
     rig.turn()
     rig.start(*tasks_of("x-1", "b-9999")[1:])
     wait_until(lambda: rig.turn() == ["a-9999", "b-9999"])
+
+
+def test_a_job_of_a_heavier_tier_takes_part_in_every_step_though_others_came_first(
+    rig: StepRig,
+) -> None:
+    rig.steps.is_free = False
+    rig.start(*tasks_of(*(f"a{number}-60" for number in range(12))))
+    for _ in range(20):
+        rig.turn()
+    (task,) = tasks_of("paying-10")
+    job = replace(task.record.job, tier="enterprise")
+    rig.start(replace(task, record=replace(task.record, job=job), offset=12))
+    wait_until(lambda: "paying-10" in rig.turn())
+    for _ in range(8):
+        assert "paying-10" in rig.turn()
 
 
 def test_a_cancelled_jobs_rows_are_free_at_the_next_boundary(rig: StepRig) -> None:

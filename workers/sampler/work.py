@@ -28,7 +28,7 @@ from workers.sampler.schedules import copy_of_schedule
 from workers.torch_device import (
     DeviceSettings,
     device_faults,
-    device_name,
+    device_kind,
     memory_bytes,
     open_device,
 )
@@ -109,8 +109,10 @@ class SamplerWork:
 
     def identity(self) -> str:
         """The model, and what it runs on."""
-        settings = self._device_settings
-        return f"{self._card.version} {device_name(self._device)} {settings.dtype}"
+        import torch
+
+        kind = device_kind(self._device_settings)
+        return f"{self._card.version} {kind} {torch.get_num_threads()} threads"
 
     def batch_key(self, task: Task) -> Hashable:
         """One shape: steps, guidance and noise schedule are each job's own."""
