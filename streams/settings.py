@@ -268,10 +268,10 @@ def settings_table() -> str:
         match setting.get_default(call_default_factory=True):
             case Path() as path if path.is_relative_to(Path.home()):
                 shown = f"`~/{path.relative_to(Path.home())}`"
-            case None | "" | {}:
-                shown = "unset"
-            case dict() as pairs:
+            case dict() as pairs if pairs:
                 shown = f"`{','.join(f'{name}={value:g}' for name, value in pairs.items())}`"
+            case None | "" | dict():
+                shown = "unset"
             case tuple() as words:
                 shown = f"`{','.join(str(word) for word in words)}`"
             case value:
