@@ -124,9 +124,9 @@ def predicting(
     """Rows of every forward from now on; `before` sees, or changes, the latents that go in."""
     predict, rows = WanFamily.predict, []
 
-    def spied(self: WanFamily, latents: Any, timesteps: Any, text_embeds: Any) -> Any:
+    def spied(self: WanFamily, latents: Any, timesteps: Any, text_embeds: Any, expert: int) -> Any:
         rows.append(len(latents))
-        return predict(self, before(latents), timesteps, text_embeds)
+        return predict(self, before(latents), timesteps, text_embeds, expert)
 
     monkeypatch.setattr(WanFamily, "predict", spied)
     return rows

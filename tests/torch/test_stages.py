@@ -61,14 +61,12 @@ class Stages:
     store: BlobStore
 
 
-@pytest.fixture(scope="module")
-def stages(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Stages:
-    """Loaded once for this module."""
-    store = open_store(tmp_path_factory.mktemp("blobs").as_uri())
+def loaded_stages(model: Path, blobs: Path) -> Stages:
+    store = open_store(blobs.as_uri())
     made = Stages(
-        PromptWork(tiny_model, CPU, store, RULES),
-        SamplerWork(tiny_model, CPU, store),
-        DecoderWork(tiny_model, CPU, store, latent_frames_per_chunk=2),
+        PromptWork(model, CPU, store, RULES),
+        SamplerWork(model, CPU, store),
+        DecoderWork(model, CPU, store, latent_frames_per_chunk=2),
         FinisherWork(store),
         store,
     )
@@ -77,12 +75,23 @@ def stages(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Stages
     return made
 
 
-@pytest.fixture(scope="module")
-def oracle(tiny_model: Path) -> Any:
+def pipeline_of(model: Path) -> Any:
     """diffusers' own pipeline on the same weights."""
-    pipeline = WanPipeline.from_pretrained(tiny_model, torch_dtype=torch.float32)
+    pipeline = WanPipeline.from_pretrained(model, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="module")
+def stages(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    """Loaded once for this module."""
+    return loaded_stages(tiny_model, tmp_path_factory.mktemp("blobs"))
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_model: Path) -> Any:
+    """What the stages are to equal."""
+    return pipeline_of(tiny_model)
 
 
 def a_wish(number: int, prompt: str = "a red circle", scale: float = 3.0) -> GenerationRequest:

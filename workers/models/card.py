@@ -98,7 +98,7 @@ def check_model_dir(folder: Path) -> None:
 
     Raises:
         SettingsError: it is missing, no WanPipeline, not complete, has weights that are not
-            safetensors, or is a Wan 2.2 with two experts.
+            safetensors, or is a Wan 2.2 whose timesteps differ by token.
     """
     index_path = folder / "model_index.json"
     if not index_path.is_file():
@@ -108,9 +108,10 @@ def check_model_dir(folder: Path) -> None:
         raise SettingsError(
             f"{folder} is a {index.get('_class_name', 'folder of no pipeline')}: want a WanPipeline"
         )
-    if index.get("boundary_ratio") is not None or index.get("expand_timesteps"):
-        raise SettingsError(f"{folder} is a Wan 2.2 with two experts or 2-D timesteps: not served")
-    for component in COMPONENTS:
+    if index.get("expand_timesteps"):
+        raise SettingsError(f"{folder} is a Wan 2.2 whose timesteps differ by token: not served")
+    experts = () if index.get("boundary_ratio") is None else ("transformer_2",)
+    for component in (*COMPONENTS, *experts):
         if not (folder / component).is_dir():
             raise SettingsError(f"{folder} has no {component} folder: not a whole WanPipeline")
     if pickled := [path for path in _files(folder) if path.suffix in _PICKLED]:

@@ -30,12 +30,13 @@ CARD: dict[str, Any] = {
 }
 
 
-def write_tiny_model(folder: Path, seed: int = 0) -> None:
+def write_tiny_model(folder: Path, seed: int = 0, boundary_ratio: float | None = None) -> None:
     """Write the model; the same seed gives the same files, hence the same model version.
 
     Args:
         folder: made where missing; files of an older model in it are overwritten.
         seed: of the random weights.
+        boundary_ratio: two experts, as Wan 2.2 has; the second from that part of the noise down.
     """
     import torch
     from diffusers import (
@@ -54,17 +55,20 @@ def write_tiny_model(folder: Path, seed: int = 0) -> None:
                 vocab_size=len(tokenizer), d_model=_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4
             )
         )
-        transformer = WanTransformer3DModel(
-            num_attention_heads=4,
-            attention_head_dim=16,
-            in_channels=16,
-            out_channels=16,
-            text_dim=_DIM,
-            freq_dim=64,
-            ffn_dim=128,
-            num_layers=2,
-            rope_max_seq_len=64,
-        )
+        experts = [
+            WanTransformer3DModel(
+                num_attention_heads=4,
+                attention_head_dim=16,
+                in_channels=16,
+                out_channels=16,
+                text_dim=_DIM,
+                freq_dim=64,
+                ffn_dim=128,
+                num_layers=2,
+                rope_max_seq_len=64,
+            ).eval()
+            for _ in range(1 if boundary_ratio is None else 2)
+        ]
         vae = AutoencoderKLWan(
             base_dim=8,
             z_dim=16,
@@ -75,7 +79,9 @@ def write_tiny_model(folder: Path, seed: int = 0) -> None:
     pipeline = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder.eval(),
-        transformer=transformer.eval(),
+        transformer=experts[0],
+        transformer_2=experts[1] if boundary_ratio is not None else None,
+        boundary_ratio=boundary_ratio,
         vae=vae.eval(),
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0

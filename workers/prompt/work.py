@@ -67,8 +67,9 @@ class PromptWork:
 
         # The scheduler is a small JSON file; the pipeline does not construct without one.
         self._pipeline = WanPipeline.from_pretrained(
-            self._model_dir, vae=None, transformer=None, torch_dtype=dtype, local_files_only=True
-        ).to(self._device)
+            self._model_dir, vae=None, transformer=None, transformer_2=None, torch_dtype=dtype,
+            local_files_only=True,
+        ).to(self._device)  # fmt: skip
 
     def batch_key(self, task: Task) -> Hashable:
         """All admitted prompts go together: they are padded to one length."""

@@ -200,8 +200,12 @@ class SamplerWork:
         return 1 if state.negative_prompt_embeds is None else 2
 
     def step_key(self, state: Denoising) -> Hashable:
-        """Jobs of one shape share forwards, at whatever step they are."""
-        return tuple(state.latents.shape[1:])
+        """Jobs of one shape share forwards, at whatever steps of one expert they are."""
+        return (*state.latents.shape[1:], self._expert(state))
+
+    def _expert(self, state: Denoising) -> int:
+        assert self._family is not None, "loaded before anything begins"
+        return self._family.expert(state.timestep)
 
     def steps(self, state: Denoising) -> tuple[int, int]:
         """How many are done, and of how many: UniPC and Euler take one a timestep."""
@@ -248,6 +252,7 @@ class SamplerWork:
                 torch.cat([each.latents for each in rows]),
                 torch.stack([each.timestep for each in rows]),
                 torch.cat(embeds),
+                self._expert(rows[0]),
             )
 
         prompts = [each.prompt_embeds for each in states]
@@ -309,7 +314,9 @@ class SamplerWork:
         latents = torch.zeros((1, *family.smallest_shape))
         text = torch.zeros((1, self._card.text_pad_length, family.text_dim))
         with torch.inference_mode(), device_faults(self._device, 1, "the smallest latents"):
-            prediction = family.predict(latents.to(self._device), torch.tensor([1.0]), text)
+            timestep = torch.tensor([1.0])
+            expert = family.expert(timestep)
+            prediction = family.predict(latents.to(self._device), timestep, text, expert)
             if not torch.isfinite(prediction).all():
                 raise SickHost("a forward of zeros is not finite", reason_code="device_failed")
 

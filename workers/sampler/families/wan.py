@@ -1,5 +1,6 @@
 """Wan (text to video): latent shape, noise, noise schedule and prediction, as in WanPipeline.
 
+Wan 2.2 has two experts of equal shape: one for the noisy timesteps, another below the boundary.
 All state of a request is an argument; nothing of it stays here, so requests can share a forward.
 """
 
@@ -16,19 +17,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SECOND_EXPERT = "transformer_2"
+
+
 class WanFamily:
-    """The Wan transformer and its scheduler, loaded from a WanPipeline folder."""
+    """Wan's transformers and their scheduler, loaded from a WanPipeline folder."""
 
     def __init__(self, model_dir: Path, device: torch.device, dtype: torch.dtype) -> None:
-        """Load the transformer and the scheduler's configuration, and nothing else."""
+        """Load the transformers and the scheduler's configuration, and nothing else."""
         import diffusers
-        from diffusers import WanTransformer3DModel
 
+        index = json.loads((model_dir / "model_index.json").read_text())
+        self._boundary_ratio: float | None = index.get("boundary_ratio")
+        folders = (
+            ["transformer"] if self._boundary_ratio is None else ["transformer", SECOND_EXPERT]
+        )
         self._device = device
-        self._transformer: Any = WanTransformer3DModel.from_pretrained(
-            model_dir, subfolder="transformer", torch_dtype=dtype, local_files_only=True
-        ).to(device)
-        self._transformer.eval()
+        self._experts = [_load(model_dir, each, device, dtype) for each in folders]
+        self._transformer = self._experts[0]
         config = json.loads((model_dir / "scheduler" / "scheduler_config.json").read_text())
         scheduler_class: Any = getattr(diffusers, config["_class_name"])
         self._scheduler_prototype = scheduler_class.from_config(config)
@@ -70,21 +76,41 @@ class WanFamily:
         schedule.set_begin_index(0)
         return schedule
 
-    def predict(self, latents: Tensor, timesteps: Tensor, text_embeds: Tensor) -> Tensor:
-        """One forward for rows at any timesteps.
+    def expert(self, timestep: Tensor) -> int:
+        """Which transformer predicts at a timestep: 1 below the boundary, where there are two."""
+        if self._boundary_ratio is None:
+            return 0
+        boundary = self._boundary_ratio * self._scheduler_prototype.config.num_train_timesteps
+        return int(timestep < boundary)
+
+    def predict(
+        self, latents: Tensor, timesteps: Tensor, text_embeds: Tensor, expert: int
+    ) -> Tensor:
+        """One forward for rows at any timesteps of one expert.
 
         Args:
             latents: (B, C, T, H, W) float32.
             timesteps: (B,).
             text_embeds: (B, text_pad_length, text_dim) float32.
+            expert: 0 or 1, as `expert` says of each timestep.
         Returns:
             (B, C, T, H, W) in the transformer's dtype.
         """
-        dtype = self._transformer.dtype
-        prediction: Tensor = self._transformer(
+        transformer = self._experts[expert]
+        dtype = transformer.dtype
+        prediction: Tensor = transformer(
             hidden_states=latents.to(dtype),
             timestep=timesteps.to(self._device),
             encoder_hidden_states=text_embeds.to(self._device, dtype),
             return_dict=False,
         )[0]
         return prediction
+
+
+def _load(model_dir: Path, folder: str, device: torch.device, dtype: torch.dtype) -> Any:
+    from diffusers import WanTransformer3DModel
+
+    transformer: Any = WanTransformer3DModel.from_pretrained(
+        model_dir, subfolder=folder, torch_dtype=dtype, local_files_only=True
+    )
+    return transformer.to(device).eval()
