@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler kill-demo simulate replay \
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler bench-fairness kill-demo simulate replay \
   shrink mutants train-demo-model eval-demo-model lock clean
 
 help:
@@ -101,6 +101,9 @@ train-demo-model: $(STAMP)
 
 eval-demo-model: $(STAMP)
 	$(BIN)/python -m tests.bench.demo_model $(EVAL_ARGS)
+
+bench-fairness: $(STAMP)
+	$(BIN)/python -m tests.bench.fairness
 
 kill-demo: $(STAMP)
 	$(BIN)/python -m tests.bench.kill_demo
