@@ -223,9 +223,11 @@ class RowEngine(ABC):
         if batch.settle(row) and batch.ready:
             self._calls.put(partial(self._enter, batch.ready))
 
-    def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> bool:
-        """Whether the result is published."""
-        outputs = self._answered(ticket, lambda: self._fenced.complete(row, result, timing))
+    def _complete(
+        self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming, part: float = 1.0
+    ) -> bool:
+        """Whether the result is published. `part` of the work is what the timing is of."""
+        outputs = self._answered(ticket, lambda: self._fenced.complete(row, result, timing, part))
         if outputs is not None:
             self._answer(Emitted(ticket, outputs))
         return outputs is not None

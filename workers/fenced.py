@@ -33,7 +33,7 @@ from streams.outcomes import outcome_output, video_done
 from streams.topology import JOB_EVENTS, Stage
 from workers.stage_work import StageWork
 
-Measured = Callable[[Task, StageTiming], None]
+Measured = Callable[[Task, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +56,12 @@ class FencedWork:
         codec: Codec,
         now: Callable[[], datetime],
         place: Callable[[GenerationRequest], int] | None = None,
-        measured: Measured = lambda _task, _timing: None,
+        measured: Measured = lambda _task, _seconds: None,
     ) -> None:
         """`place` tells the partition that a request belongs to; for the prompt stage only.
 
-        `measured` is told of each record that was worked, once its result stands; on I/O threads.
+        `measured` is told of each record that was worked, once its result stands, and what all of
+        its work takes, in seconds; on I/O threads.
         """
         self.work, self.stage = work, stage
         self._store, self._fences, self._codec = store, Fences(store), codec
@@ -93,8 +94,13 @@ class FencedWork:
         except Rejected as error:
             return self._refuse(task, error)
 
-    def complete(self, prepared: Prepared, result: Any, timing: StageTiming) -> tuple[Output, ...]:
-        """Store a result, fence it, and tell the next stage of the one that stands."""
+    def complete(
+        self, prepared: Prepared, result: Any, timing: StageTiming, part: float = 1.0
+    ) -> tuple[Output, ...]:
+        """Store a result, fence it, and tell the next stage of the one that stands.
+
+        `part` of the work is what the timing is of: another worker may have begun it.
+        """
         task = prepared.task
         try:
             if isinstance(result, Rejected):  # compute may refuse a row as late as this
@@ -109,12 +115,12 @@ class FencedWork:
             raise InvalidRecord(str(error), reason_code="record_too_large") from error
         if isinstance(record, VideoDone):
             body = self._fences.end(tenant, job, run, body)
-            self._measured(task, timing)
+            self._measured(task, timing.compute_s / part)
             return (self._outcome_output(task, body),)
         winner = self._fences.publish_result(
             tenant, job, run, self.stage.name, prepared.edition, body
         )
-        self._measured(task, timing)
+        self._measured(task, timing.compute_s / part)
         if winner != body:  # another try of ours was first
             record = self._decode(winner, type(record))
         return (self._next_output(task, record, winner),)

@@ -20,7 +20,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from schemas.codec import Codec, SchemaIds
-from schemas.records import StageTiming
 from streams.blobs.base import BlobStore
 from streams.blobs.opening import store_of
 from streams.clock import AnchoredClock
@@ -165,9 +164,9 @@ class Worker:
             health.stop()
         log.info("drained")
 
-    def _measured(self, task: Task, timing: StageTiming) -> None:
+    def _measured(self, task: Task, seconds: float) -> None:
         assert self._costs is not None, "opened before any record is read"
-        self.metrics.cost_ratio(self._costs.measured(task, timing.compute_s))
+        self.metrics.cost_ratio(self._costs.measured(task, seconds))
 
     def _open_costs(self) -> CostBook:
         settings, stage = self.settings, self.stage.name

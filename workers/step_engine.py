@@ -109,7 +109,8 @@ class StepEngine(RowEngine):
     # ---- on I/O threads
 
     def _complete_job(self, ticket: Ticket, job: _Job, result: Any, timing: StageTiming) -> None:
-        if self._complete(ticket, job.prepared, result, timing) and job.has_checkpoint:
+        part = job.num_steps / self._work.steps(job.state)[1]
+        if self._complete(ticket, job.prepared, result, timing, part) and job.has_checkpoint:
             if job.saving is not None:
                 wait([job.saving])
             self._quietly(partial(self._work.forget, job.prepared.inputs))

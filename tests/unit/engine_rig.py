@@ -111,8 +111,13 @@ class Rig:
         self.announced: list[Output] = []
         self.answers: list[Answer] = []
         self.words: list[Word] = []  # of the host
+        self.measured: list[float] = []  # what all of a record's work takes, in seconds
+
+        def measured(_task: Task, seconds: float) -> None:
+            self.measured.append(seconds)
+
         fenced = FencedWork(
-            self.work, topology.stage(stage), self.store, CODEC, lambda: CREATED_AT, place
+            self.work, topology.stage(stage), self.store, CODEC, lambda: CREATED_AT, place, measured
         )
         before = set(threading.enumerate())
         self.engine = self.make_engine(fenced)

@@ -13,6 +13,7 @@ from streams.core.events import Emitted, Failed, HostSick, HostWell
 from streams.errors import FatalError, SickHost
 from tests.unit.engine_rig import (
     WAIT_S,
+    latents_of,
     raising,
     tasks_of,
     wait_until,
@@ -141,6 +142,15 @@ def test_a_job_whose_partition_goes_leaves_a_checkpoint_and_is_gone_on_with(rig:
     rig.steps.turns.release(100)
     rig.wait_for(1)
     assert len(rig.steps.forwards) - before == 6 - num_done
+
+
+def test_what_a_resumed_job_costs_is_told_of_all_its_steps(rig: StepRig) -> None:
+    rig.steps.saved["a-10"] = State("a-10", 8)
+    rig.start(*tasks_of("a-10"))
+    (answer,) = rig.wait_for(1)
+    timing = latents_of(answer).timings[-1]
+    (whole_s,) = rig.measured
+    assert whole_s == pytest.approx(5 * timing.compute_s), "two steps of ten were taken here"
 
 
 def test_checkpoints_are_stored_as_often_as_asked_for_and_one_at_a_time(
