@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,20 @@ from streams.errors import OutOfMemory, SettingsError, SickHost
 if TYPE_CHECKING:
     import torch
 
+    from workers.memory_budget import MemoryBudget
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceSettings:
-    """What a deployment asks for: `cpu`, `cuda` or `cuda:N`; a dtype's name; 0 = torch's choice."""
+    """What a deployment asks for: `cpu`, `cuda` or `cuda:N`; a dtype's name; 0 = torch's choice.
+
+    `budget_bytes`: what forwards may hold on the CPU (workers/memory_budget.py); None: no limit.
+    """
 
     device: str = "cpu"
     dtype: str = "float32"
     num_threads: int = 0
+    budget_bytes: int | None = None
 
 
 def open_device(settings: DeviceSettings) -> tuple[torch.device, torch.dtype]:
@@ -69,8 +75,19 @@ _NO_MEMORY = (
 _DEVICE_FAILED = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error")
 
 
+def open_budget(settings: DeviceSettings) -> MemoryBudget | None:
+    """The limit that was asked for."""
+    if settings.budget_bytes is None:
+        return None
+    from workers.memory_budget import MemoryBudget
+
+    return MemoryBudget(settings.budget_bytes)
+
+
 @contextmanager
-def device_faults(device: torch.device, num_rows: int, shape: str) -> Iterator[None]:
+def device_faults(
+    device: torch.device, num_rows: int, shape: str, budget: MemoryBudget | None = None
+) -> Iterator[None]:
     """What goes wrong on a device in here is told by its fate; anything else passes through.
 
     Raises:
@@ -78,7 +95,8 @@ def device_faults(device: torch.device, num_rows: int, shape: str) -> Iterator[N
         SickHost: `device_failed`; the device will not work again before somebody looks at it.
     """
     try:
-        yield
+        with nullcontext() if budget is None else budget:
+            yield
     except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError are such
         text = str(error)
         if any(sign in text for sign in _NO_MEMORY):

@@ -30,12 +30,14 @@ from workers.torch_device import (
     device_faults,
     device_kind,
     memory_bytes,
+    open_budget,
     open_device,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from workers.memory_budget import MemoryBudget
     from workers.sampler.families.wan import WanFamily
 
 log = logging.getLogger(__name__)
@@ -99,10 +101,12 @@ class SamplerWork:
         self._card = read_card(model_dir)
         self._family: WanFamily | None = None
         self._device: Any = None
+        self._budget: MemoryBudget | None = None
 
     def load(self) -> None:
         """Load the transformer and the scheduler."""
         self._device, dtype = open_device(self._device_settings)
+        self._budget = open_budget(self._device_settings)
         from workers.sampler.families.wan import WanFamily
 
         self._family = WanFamily(self._model_dir, self._device, dtype)
@@ -222,7 +226,8 @@ class SamplerWork:
         import torch
 
         rows = sum(map(self.width, states))
-        with torch.inference_mode(), device_faults(self._device, rows, _shape(states[0].job)):
+        shape = _shape(states[0].job)
+        with torch.inference_mode(), device_faults(self._device, rows, shape, self._budget):
             predictions = self._predict(states, is_split)
             stepped = [
                 _stepped(state, prediction)
@@ -292,13 +297,17 @@ class SamplerWork:
             torch.cuda.empty_cache()
 
     def memory_bytes(self) -> int | None:
-        """The GPU's memory; None on the CPU, where torch measures no peaks."""
+        """The GPU's memory, or the budget; else None: torch measures no peaks on the CPU."""
+        if self._budget is not None:
+            return self._budget.total_bytes
         return memory_bytes(self._device)[1] if self._device.type == "cuda" else None
 
     def peak_bytes(self) -> int | None:
-        """Of torch's allocator, since the last call."""
+        """Of torch's allocator, or the budget, since the last call."""
         import torch
 
+        if self._budget is not None:
+            return self._budget.take_peak_bytes()
         if self._device.type != "cuda":
             return None
         peak = torch.cuda.max_memory_allocated(self._device)

@@ -1,0 +1,113 @@
+"""Real forwards on a device with little memory: caps stay below it, and the ladder is climbed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from streams.core.events import Failed, Fate
+from streams.engine import Task
+from tests.torch.test_sampler_steps import Sampling, renamed
+from tests.torch.test_stages import (
+    Stages,
+    a_wish,
+    expected,
+    oracle,
+    relative_error,
+    stages,
+    work_through,
+)
+from workers.sampler.work import SamplerWork
+from workers.torch_device import DeviceSettings
+
+pytestmark = pytest.mark.torch
+__all__ = ["oracle", "stages"]  # fixtures
+
+GUIDED = [replace(a_wish(200 + number), num_inference_steps=6) for number in range(6)]
+
+
+def with_budget(stages: Stages, model: Path, budget_bytes: int) -> Stages:
+    sampler = SamplerWork(
+        model, DeviceSettings(num_threads=2, budget_bytes=budget_bytes), stages.store
+    )
+    sampler.load()
+    return replace(stages, sampler=sampler)
+
+
+def peak_bytes(stages: Stages, model: Path, *, is_split: bool) -> int:
+    """Of one guided job's step."""
+    roomy = with_budget(stages, model, 1 << 40).sampler
+    (record,) = work_through(stages.prompt, renamed(GUIDED[:1], f"peak-{is_split}"))
+    state: Any = roomy.open(roomy.fetch(Task(record, 2, b"")))
+    roomy.step([state], is_split=is_split)
+    peak = roomy.peak_bytes()
+    assert peak is not None
+    return peak
+
+
+def test_caps_learn_real_peaks_and_no_forward_ever_fails(
+    stages: Stages, oracle: Any, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    budget = 4 * peak_bytes(stages, tiny_model, is_split=False)
+    scarce = with_budget(stages, tiny_model, budget)
+    wishes = renamed(GUIDED, "peaks")
+    with Sampling(scarce) as sampling:
+        sampling.start(wishes)
+        sampling.wait_for(len(wishes))
+        for number, wish in enumerate(wishes):
+            error = relative_error(sampling.latents(number), expected(oracle, wish, "latent"))
+            assert error <= 1e-5
+        assert sampling.num_steps > 6, "six jobs at a time would not have fitted"
+    assert "work failed" not in caplog.text
+
+
+def test_guidance_takes_a_forward_of_its_own_where_both_rows_do_not_fit(
+    stages: Stages, oracle: Any, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = peak_bytes(stages, tiny_model, is_split=False)
+    split = peak_bytes(stages, tiny_model, is_split=True)
+    assert split < whole
+    scarce = with_budget(stages, tiny_model, (whole + split) // 2)
+    (wish,) = renamed(GUIDED[:1], "split")
+    with Sampling(scarce) as sampling:
+        sampling.start([wish])
+        sampling.wait_for(1)
+        assert relative_error(sampling.latents(0), expected(oracle, wish, "latent")) <= 1e-5
+    assert caplog.text.count("work failed") == 2, "whole, and again with the cache freed"
+
+
+def test_what_fits_in_no_way_is_a_dead_letter_with_evidence(
+    stages: Stages, tiny_model: Path
+) -> None:
+    scarce = with_budget(stages, tiny_model, peak_bytes(stages, tiny_model, is_split=True) // 2)
+    with Sampling(scarce) as sampling:
+        sampling.start(renamed(GUIDED[:2], "none"))
+        sampling.wait_for(2)
+        for answer in sampling.answers.values():
+            assert isinstance(answer, Failed)
+            assert (answer.fault.fate, answer.fault.reason_code) == (
+                Fate.DEAD_LETTER,
+                "out_of_memory",
+            )
+            assert dict(answer.fault.evidence)["shape"] == "9x48x64"
+
+
+def test_a_budget_counts_what_is_held_and_not_what_was(tiny_model: Path) -> None:
+    from workers.memory_budget import MemoryBudget
+
+    budget = MemoryBudget(1000)
+    with budget:
+        for _ in range(5):
+            kept = torch.zeros(100)  # 400 bytes
+            view = kept[:50]
+            assert view.sum() == 0
+            del kept, view
+        held = [torch.zeros(100), torch.zeros(100)]
+        with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+            torch.zeros(100)
+    assert len(held) == 2
+    assert 800 <= budget.take_peak_bytes() <= 1000
