@@ -115,6 +115,14 @@ def device_faults(
         raise
 
 
+def free_memory(device: torch.device) -> None:
+    """Give back what the allocator keeps."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def memory_bytes(device: torch.device) -> tuple[int, int]:
     """(free, total) memory of a device, in bytes; of the host for the CPU."""
     import torch

@@ -11,6 +11,7 @@ import torch
 
 from streams.core.events import Failed, Fate
 from streams.engine import Task
+from streams.errors import OutOfMemory
 from tests.torch.test_sampler_steps import Sampling, renamed
 from tests.torch.test_stages import (
     Stages,
@@ -21,6 +22,7 @@ from tests.torch.test_stages import (
     stages,
     work_through,
 )
+from workers.decoder.work import DecoderWork
 from workers.sampler.work import SamplerWork
 from workers.torch_device import DeviceSettings
 
@@ -111,3 +113,36 @@ def test_a_budget_counts_what_is_held_and_not_what_was(tiny_model: Path) -> None
             torch.zeros(100)
     assert len(held) == 2
     assert 800 <= budget.take_peak_bytes() <= 1000
+
+
+def test_a_clip_that_cannot_be_decoded_fails_alone(
+    stages: Stages, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: list[torch.device] = []
+    monkeypatch.setattr("workers.decoder.work.free_memory", freed.append)
+    small, large = renamed([GUIDED[0], replace(GUIDED[1], width_px=128, height_px=128)], "clips")
+    sampled = [
+        record
+        for wish in (small, large)
+        for record in work_through(stages.sampler, work_through(stages.prompt, [wish]))
+    ]
+    roomy = DecoderWork(
+        tiny_model, DeviceSettings(num_threads=2, budget_bytes=1 << 40), stages.store
+    )
+    roomy.load()
+    tasks = [Task(record, 2, b"") for record in sampled]
+    clips = [roomy.fetch(task) for task in tasks]
+    roomy.compute(clips[:1], lambda step, num_steps: None)
+    assert roomy._budget is not None
+    budget_bytes = 2 * roomy._budget.take_peak_bytes()
+
+    scarce = DecoderWork(
+        tiny_model, DeviceSettings(num_threads=2, budget_bytes=budget_bytes), stages.store
+    )
+    scarce.load()
+    told: list[tuple[int, int]] = []
+    good, bad = scarce.compute(clips, lambda step, num_steps: told.append((step, num_steps)))
+    assert [chunk.first_frame for chunk in good] == [0]
+    assert isinstance(bad, OutOfMemory)
+    assert len(freed) == 1, "it was decoded once more"
+    assert told[:3] == [(1, 6), (2, 6), (3, 6)]

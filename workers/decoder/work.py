@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,21 @@ from streams.blobs import tensors
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import blob_prefix
 from streams.engine import Task
-from streams.errors import InvalidRecord
+from streams.errors import InvalidRecord, OutOfMemory
 from workers.model_check import require_model
 from workers.models.card import read_card
 from workers.stage_work import Report
-from workers.torch_device import DeviceSettings, device_faults, open_device
+from workers.torch_device import (
+    DeviceSettings,
+    device_faults,
+    free_memory,
+    open_budget,
+    open_device,
+)
 
 if TYPE_CHECKING:
     from workers.decoder.wan_vae import WanVae
+    from workers.memory_budget import MemoryBudget
 
 MAX_LATENTS_BYTES = 1024 * 1024 * 1024
 MAX_UPLOADS = 2  # chunks in memory besides the one being decoded
@@ -55,10 +63,12 @@ class DecoderWork:
         self._latent_frames_per_chunk = latent_frames_per_chunk
         self._vae: WanVae | None = None
         self._device: Any = None
+        self._budget: MemoryBudget | None = None
 
     def load(self) -> None:
         """Load the VAE."""
         self._device, dtype = open_device(self._device_settings)
+        self._budget = open_budget(self._device_settings)
         from workers.decoder.wan_vae import WanVae
 
         self._vae = WanVae(self._model_dir, self._device, dtype)
@@ -96,26 +106,36 @@ class DecoderWork:
         """Decode and store; each result is a tuple of FrameChunk, in order.
 
         Chunks are uploaded here, beside the decoding, so that no clip is held whole: an upload
-        that fails raises its own error.
+        that fails raises its own error. A row that finds no memory is decoded once more with the
+        cache freed; failing again, it is its own failure, for it was alone on the device.
         """
         import torch
 
         total = sum(row.latents.shape[1] for row in batch)
         done = 0
-        results = []
+        results: list[Any] = []
         with torch.inference_mode(), ThreadPoolExecutor(1, "chunks") as uploads:
             for row in batch:
-
-                def step() -> None:
-                    nonlocal done
-                    done += 1
-                    report(done, total)
-
-                results.append(self._decode(row, uploads, step))
+                told = partial(_report_from, report, done, total)
+                result = self._decode_or_no_memory(row, uploads, told)
+                if isinstance(result, OutOfMemory):
+                    free_memory(self._device)
+                    result = self._decode_or_no_memory(row, uploads, told)
+                results.append(result)
+                done += row.latents.shape[1]
         return results
 
+    def _decode_or_no_memory(
+        self, row: Latents, uploads: ThreadPoolExecutor, told: Callable[[int], None]
+    ) -> tuple[FrameChunk, ...] | OutOfMemory:
+        """The chunks, or the error without its traceback, which keeps a decode's tensors."""
+        try:
+            return self._decode(row, uploads, told)
+        except OutOfMemory as error:
+            return OutOfMemory(str(error), error.evidence)
+
     def _decode(
-        self, row: Latents, uploads: ThreadPoolExecutor, step: Any
+        self, row: Latents, uploads: ThreadPoolExecutor, told: Callable[[int], None]
     ) -> tuple[FrameChunk, ...]:
         job = row.job
         prefix = blob_prefix(job.tenant_id, job.job_id, job.run, self.stage)
@@ -127,7 +147,7 @@ class DecoderWork:
             chunks.append(FrameChunk(future.result(), first_frame, num_frames))
 
         first_frame = 0
-        for frames in self._windows(row, step):
+        for frames in self._windows(row, told):
             if len(under_way) == MAX_UPLOADS:
                 settle()
             under_way.append((uploads.submit(self._put, prefix, frames), first_frame, len(frames)))
@@ -136,21 +156,23 @@ class DecoderWork:
             settle()
         return tuple(chunks)
 
-    def _windows(self, row: Latents, step: Any) -> Iterator[npt.NDArray[Any]]:
+    def _windows(self, row: Latents, told: Callable[[int], None]) -> Iterator[npt.NDArray[Any]]:
         """Frames in windows of so many latent frames."""
         import torch
 
         assert self._vae is not None
         window: list[npt.NDArray[Any]] = []
+        num_decoded = 0
         decoded = self._vae.frames(torch.from_numpy(row.latents))
         shape = "x".join(map(str, row.latents.shape))
         while True:
-            with device_faults(self._device, 1, f"latents {shape}"):
+            with device_faults(self._device, 1, f"latents {shape}", self._budget):
                 frames = next(decoded, None)
             if frames is None:
                 break
             window.append(frames)
-            step()
+            num_decoded += 1
+            told(num_decoded)
             if len(window) == self._latent_frames_per_chunk:
                 yield np.concatenate(window)
                 window = []
@@ -173,3 +195,7 @@ class DecoderWork:
         """The FramesDecoded that names the chunks, which are stored already."""
         record = task.record
         return FramesDecoded(record.job, result, (*record.timings, timing))
+
+
+def _report_from(report: Report, num_before: int, num_steps: int, number: int) -> None:
+    report(num_before + number, num_steps)

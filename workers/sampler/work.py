@@ -29,6 +29,7 @@ from workers.torch_device import (
     DeviceSettings,
     device_faults,
     device_kind,
+    free_memory,
     memory_bytes,
     open_budget,
     open_device,
@@ -291,10 +292,7 @@ class SamplerWork:
 
     def free_memory(self) -> None:
         """Give back what the allocator keeps."""
-        import torch
-
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self._device)
 
     def memory_bytes(self) -> int | None:
         """The GPU's memory, or the budget; else None: torch measures no peaks on the CPU."""
