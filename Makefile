@@ -19,8 +19,10 @@ help:
 	@echo 'make test             every test; Apache Kafka too where Java 17 and Maven are (PYTEST_ARGS="-x -k name")'
 	@echo 'make check            format, lint, types and the tests that need no server: under a minute'
 	@echo 'make format           lets ruff rewrite what check would complain of'
-	@echo 'make bench            bench-core (pure core), bench-footprint (memory, start-up), bench-sampler, bench-relay'
-	@echo 'make bench-sampler    jobs a second and latencies of continuous batching, beside static batches and diffusers'
+	@echo 'make bench            bench-core (pure core), bench-footprint (memory, start-up), -sampler, -fairness, -relay'
+	@echo 'make bench-sampler    jobs a second and latencies of continuous batching, beside static batches and diffusers;'
+	@echo '                      then the whole stage on Apache Kafka beside a bare loop (STAGE_ARGS)'
+	@echo 'make bench-fairness   who waits when a tenant floods, in simulation, beside first come, first served'
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
@@ -63,7 +65,7 @@ format: $(STAMP)
 
 # All run, whether or not those before meet their goals.
 bench: $(STAMP)
-	@status=0; for each in bench-core bench-footprint bench-sampler bench-relay; do \
+	@status=0; for each in bench-core bench-footprint bench-sampler bench-fairness bench-relay; do \
 	  $(MAKE) --no-print-directory $$each || status=1; done; exit $$status
 
 bench-core: $(STAMP)
@@ -73,9 +75,11 @@ bench-footprint: $(STAMP)
 	$(BIN)/python -m tests.bench.footprint
 
 SAMPLER_ARGS ?=
+STAGE_ARGS ?=
 
 bench-sampler: $(STAMP)
-	$(BIN)/python -m tests.bench.sampler $(SAMPLER_ARGS)
+	@status=0; $(BIN)/python -m tests.bench.sampler $(SAMPLER_ARGS) || status=1; \
+	  $(BIN)/python -m tests.bench.sampler_stage $(STAGE_ARGS) || status=1; exit $$status
 
 bench-relay: $(STAMP)
 	$(BIN)/python -m tests.bench.relay
