@@ -119,7 +119,9 @@ class Settings(BaseSettings):
     metrics_port: int = Field(0, ge=0, le=65535, description="0: any free port, told in the log.")
     io_threads: int = Field(4, ge=1, description="Threads that fetch and store blobs.")
     batch_max: int = Field(4, ge=1, description="Most records in a micro-batch.")
-    resident_max: int = Field(16, ge=1, description="Most jobs that a sampler denoises at a time.")
+    resident_max: int = Field(
+        16, ge=1, description="Most jobs of a tier, and heavier ones, that a sampler denoises."
+    )
     step_rows_max: int = Field(
         32, ge=1, description="Most rows of one forward; fewer where more don't pay, as measured."
     )

@@ -265,6 +265,7 @@ def _limits(settings: Settings, is_stepped: bool) -> StageLimits:
         batch_max=1 if is_stepped else settings.batch_max,
         batch_age_s=0.0 if is_stepped else settings.batch_age_ms / 1000,
         max_batches=settings.resident_max if is_stepped else StageLimits().max_batches,
+        has_room_for_heavier=is_stepped,
         retry=RetryPolicy(settings.retry_delays_s, settings.max_tries),
         breaker_limit=settings.breaker_limit,
         leave_after_s=settings.sick_ms / 1000,

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
-from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue
+from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Line
 from streams.core.micro_batch import MicroBatcher
 
 T = TypeVar("T", bound=Hashable)
@@ -23,7 +23,8 @@ class Batch(NamedTuple, Generic[T]):
 class Batches(Generic[T]):
     """Micro-batches, at most `max_batches` in the engine; a suspect enters an empty engine, alone.
 
-    Suspects and batches take turns, so neither waits for ever.
+    Suspects and batches take turns, so neither waits for ever. Where the engine can hold more than
+    it works at a time, a tier need not wait for places that lighter ones have taken.
 
     >>> batches = Batches(max_size=2, max_age_s=1.0, max_batches=2)
     >>> batches.add("64x64", "a", Charge(), None, now_s=0.0); batches.add_suspect("s")
@@ -40,11 +41,15 @@ class Batches(Generic[T]):
         max_age_s: float,
         max_batches: int,
         fairness: Fairness = ALIKE,
+        has_room_for_heavier: bool = False,
     ) -> None:
+        """`has_room_for_heavier`: to a tier only batches of its weight and more count."""
+        self._has_room_for_heavier = has_room_for_heavier
         self._waiting: MicroBatcher[T] = MicroBatcher(max_size, max_age_s, fairness)
         self._suspects: deque[T] = deque()
         self._max_batches = max_batches
         self._sizes: dict[int, int] = {}  # items still in the engine, by batch
+        self._weights: dict[int, float] = {}  # of who leads it, likewise
         self._last_number = 0
         self._is_alone = False
         self._is_suspects_turn = True
@@ -75,24 +80,30 @@ class Batches(Generic[T]):
 
     def take(self, now_s: float) -> Batch[T] | None:
         """The batch that enters the engine now; None if none may."""
-        if self._is_alone or len(self._sizes) >= self._max_batches:
+        is_full = len(self._sizes) >= self._max_batches
+        if self._is_alone or (is_full and not self._has_room_for_heavier):
             return None
         if self._suspects and (self._is_suspects_turn or not len(self._waiting)):
             if self._sizes:
                 return None  # let the engine run empty
             self._is_suspects_turn, self._is_alone = False, True
-            return self._enter((self._suspects.popleft(),), is_alone=True)
-        items = self._waiting.take(now_s, is_idle=not self._sizes)
-        if not items:
+            return self._enter((self._suspects.popleft(),), 0.0, is_alone=True)
+        line = self._heavier() if is_full else self._waiting.choose(now_s, not self._sizes)
+        if line is None:
             return None
         self._is_suspects_turn = True
-        return self._enter(items, is_alone=False)
+        return self._enter(self._waiting.pop(line), line.weight, is_alone=False)
+
+    def _heavier(self) -> Line | None:
+        """Whose turn it is of tiers that have places left, not counting those of lighter ones."""
+        heaviest = sorted(self._weights.values(), reverse=True)
+        return self._waiting.queue.lead_above(heaviest[self._max_batches - 1])
 
     def leave(self, number: int) -> None:
         """One item of a batch has left the engine."""
         self._sizes[number] -= 1
         if not self._sizes[number]:
-            del self._sizes[number]
+            del self._sizes[number], self._weights[number]
             self._is_alone = False
 
     def remove(self, items: Collection[T]) -> tuple[T, ...]:
@@ -101,7 +112,7 @@ class Batches(Generic[T]):
         self._suspects = deque(item for item in self._suspects if item not in items)
         return self._waiting.remove(items) + suspects
 
-    def _enter(self, items: tuple[T, ...], is_alone: bool) -> Batch[T]:
+    def _enter(self, items: tuple[T, ...], weight: float, is_alone: bool) -> Batch[T]:
         self._last_number += 1
-        self._sizes[self._last_number] = len(items)
+        self._sizes[self._last_number], self._weights[self._last_number] = len(items), weight
         return Batch(self._last_number, items, is_alone)

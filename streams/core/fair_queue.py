@@ -158,11 +158,18 @@ class FairQueue(Generic[T]):
 
     def lead(self) -> Line:
         """Whose turn it is; something waits."""
+        line = self.lead_above(0.0)
+        assert line is not None, "nothing waits"
+        return line
+
+    def lead_above(self, weight: float) -> Line | None:
+        """Whose turn it is among tiers of more than that weight; None if none of them waits."""
         best: _Tier | None = None
         for tier in self._tiers.values():
-            if tier.num and (best is None or tier.rank < best.rank):
+            if tier.num and tier.weight > weight and (best is None or tier.rank < best.rank):
                 best = tier
-        assert best is not None, "nothing waits"
+        if best is None:
+            return None
         tenant = best.ranking.first()
         assert tenant is not None, "a tier that waits has a tenant that does"
         lines = tenant.lines
@@ -361,6 +368,11 @@ class Line:
         self.tenant, self.key = tenant, key
         self.num, self.is_ranked = 0, False
         self.entries: list[_Entry] = []  # heap
+
+    @property
+    def weight(self) -> float:
+        """Of its tier."""
+        return self.tenant.tier.weight
 
     @property
     def rank(self) -> float:

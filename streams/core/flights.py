@@ -34,7 +34,11 @@ class Flights:
         self._ask_again_s = limits.ask_again_s
         self.by_ticket: dict[Ticket, Flight] = {}
         self.batches: Batches[Ticket] = Batches(
-            limits.batch_max, limits.batch_age_s, limits.max_batches, limits.fairness
+            limits.batch_max,
+            limits.batch_age_s,
+            limits.max_batches,
+            limits.fairness,
+            limits.has_room_for_heavier,
         )
         self.copies = Copies()
         self.wishes = Wishes(limits.longest_run_s)

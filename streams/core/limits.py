@@ -20,6 +20,7 @@ class StageLimits:
     batch_max: int = 4
     batch_age_s: float = 0.2
     max_batches: int = 2  # one computing, one fetching its inputs
+    has_room_for_heavier: bool = False  # a tier's batches count only with those that weigh more
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     breaker_limit: int = 5  # failures in a row, of different jobs
     probe_wait_s: float = 0.5  # after a probe that failed, doubling up to the longest

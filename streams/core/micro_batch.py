@@ -47,15 +47,22 @@ class MicroBatcher(Generic[T]):
 
     def take(self, now_s: float, is_idle: bool) -> tuple[T, ...]:
         """The next batch, at most `max_size` items of one key; empty if none is ready."""
+        line = self.choose(now_s, is_idle)
+        return () if line is None else self.pop(line)
+
+    def choose(self, now_s: float, is_idle: bool) -> Line | None:
+        """Whose item leads the next batch; None if none is ready."""
         if not len(self.queue):
-            return ()
+            return None
         line = self.queue.lead()
-        if not is_idle and not self._is_ready(line.key.name, now_s):
-            oldest = self.queue.oldest_key()
-            ready = [*self._full, *([oldest] if self._is_ready(oldest, now_s) else [])]
-            if not ready:
-                return ()
-            line = min(map(self.queue.lead_of, ready), key=Line.order)
+        if is_idle or self._is_ready(line.key.name, now_s):
+            return line
+        oldest = self.queue.oldest_key()
+        ready = [*self._full, *([oldest] if self._is_ready(oldest, now_s) else [])]
+        return min(map(self.queue.lead_of, ready), key=Line.order) if ready else None
+
+    def pop(self, line: Line) -> tuple[T, ...]:
+        """A batch that this line leads, filled up with the fairest others of its key."""
         key = line.key.name
         batch = [self.queue.pop(line)]
         while len(batch) < self._max_size and self.queue.num(key):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streams.core.batches import Batch, Batches
-from streams.core.fair_queue import Charge
+from streams.core.fair_queue import Charge, Fairness
 
 
 def some_batches(max_batches: int = 2) -> Batches[str]:
@@ -68,3 +68,40 @@ def test_waiting_items_can_be_dropped_suspects_too() -> None:
     batches.add_suspect("t")
     assert batches.remove({"a", "s", "x"}) == ("a", "s")
     assert batches.num_waiting == 2
+
+
+def tiers_full_of_free_jobs(has_room: bool) -> Batches[str]:
+    batches: Batches[str] = Batches(1, 0.0, 2, Fairness({"enterprise": 8.0, "free": 1.0}), has_room)
+    for item in ("f1", "f2", "f3"):
+        batches.add("k", item, Charge("free", "noisy", 1.0), None, 0.0)
+    for number, item in ((1, "f1"), (2, "f2")):
+        assert batches.take(0.0) == Batch(number, (item,), is_alone=False)
+    for item in ("e1", "e2", "e3"):
+        batches.add("k", item, Charge("enterprise", "acme", 1.0), None, 0.0)
+    return batches
+
+
+def test_a_heavier_tier_does_not_wait_for_places_that_lighter_ones_have_taken() -> None:
+    batches = tiers_full_of_free_jobs(has_room=True)
+    assert [batches.take(0.0), batches.take(0.0), batches.take(0.0)] == [
+        Batch(3, ("e1",), is_alone=False),
+        Batch(4, ("e2",), is_alone=False),
+        None,
+    ], "of its own weight there are two places"
+    batches.leave(1)
+    assert batches.take(0.0) is None
+    batches.leave(3)
+    assert batches.take(0.0) == Batch(5, ("e3",), is_alone=False)
+    for number in (2, 4, 5):
+        batches.leave(number)
+    assert batches.take(0.0) == Batch(6, ("f3",), is_alone=False)
+
+
+def test_where_the_engine_works_all_that_it_holds_everybody_waits_for_a_place() -> None:
+    assert tiers_full_of_free_jobs(has_room=False).take(0.0) is None
+
+
+def test_a_suspect_is_not_kept_waiting_by_heavier_tiers() -> None:
+    batches = tiers_full_of_free_jobs(has_room=True)
+    batches.add_suspect("s")
+    assert batches.take(0.0) is None, "the engine runs empty for it"
