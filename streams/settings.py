@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     model: Path | None = Field(None, description="A WanPipeline directory.")
     device: str = Field("cpu", description="cpu, cuda or cuda:N.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of weights.")
+    attention: str | None = Field(
+        None, description="One of diffusers' attention backends (`flash`, `sage`); unset: torch's."
+    )
     torch_threads: int = Field(0, ge=0, description="Threads of a CPU worker; 0: torch's choice.")
     metrics_host: str = Field("127.0.0.1", description="Where /metrics, /healthz, /readyz listen.")
     metrics_port: int = Field(0, ge=0, le=65535, description="0: any free port, told in the log.")

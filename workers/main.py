@@ -243,7 +243,9 @@ def _rules(settings: Settings) -> AdmissionRules:
 
 
 def _device(settings: Settings) -> DeviceSettings:
-    return DeviceSettings(settings.device, settings.dtype, settings.torch_threads)
+    return DeviceSettings(
+        settings.device, settings.dtype, settings.torch_threads, settings.attention
+    )
 
 
 def _schema_ids(settings: Settings) -> SchemaIds | None:

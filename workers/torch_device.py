@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streams.errors import OutOfMemory, SettingsError, SickHost
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 class DeviceSettings:
     """What a deployment asks for: `cpu`, `cuda` or `cuda:N`; a dtype's name; 0 = torch's choice.
 
+    `attention`: one of diffusers' attention backends, for transformers; None: torch's own choice.
     `budget_bytes`: what forwards may hold on the CPU (workers/memory_budget.py); None: no limit.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     num_threads: int = 0
+    attention: str | None = None
     budget_bytes: int | None = None
 
 
@@ -73,6 +75,23 @@ _NO_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 _DEVICE_FAILED = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error")
+
+
+def choose_attention(transformer: Any, name: str | None) -> None:
+    """Have a diffusers model attend by that backend.
+
+    Raises:
+        SettingsError: no such backend, its package is missing here, or it would be downloaded: no
+            code comes into a worker that was not installed with it.
+    """
+    if name is None:
+        return
+    if name.endswith("_hub"):
+        raise SettingsError(f"REEL_ATTENTION={name}: kernels are not downloaded; install a package")
+    try:
+        transformer.set_attention_backend(name)
+    except (ValueError, RuntimeError) as error:
+        raise SettingsError(f"REEL_ATTENTION={name}: {error}") from error
 
 
 def open_budget(settings: DeviceSettings) -> MemoryBudget | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,16 @@ import numpy.typing as npt
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+)
 
 from schemas.codec import Codec
 from schemas.records import GenerationRequest, LatentsReady
 from streams.core.events import Emitted, Failed, Fate, Start, Ticket, TopicPartition, Work
 from streams.engine import Task
+from streams.errors import SettingsError
 from streams.topology import stage
 from tests.builders import CREATED_AT as NOW
 from tests.torch.test_stages import (
@@ -32,8 +38,9 @@ from tests.unit.engine_rig import wait_until
 from workers.fenced import FencedWork
 from workers.sampler.families.wan import WanFamily
 from workers.sampler.schedules import copy_of_schedule
-from workers.sampler.work import Denoising
+from workers.sampler.work import Denoising, SamplerWork
 from workers.step_engine import StepEngine
+from workers.torch_device import DeviceSettings
 
 pytestmark = pytest.mark.torch
 __all__ = ["oracle", "stages"]  # fixtures
@@ -226,3 +233,44 @@ def test_guidance_in_a_forward_of_its_own_gives_the_same_step(stages: Stages) ->
         assert isinstance(split, Denoising)
         error = relative_error(split.latents.numpy(), fused.latents.numpy())
         assert error <= 1e-5
+
+
+@pytest.fixture
+def own_attention() -> Iterator[None]:
+    """diffusers keeps the last backend for models to come."""
+    before, _ = _AttentionBackendRegistry.get_active_backend()
+    yield
+    _AttentionBackendRegistry.set_active_backend(before)
+
+
+@pytest.mark.usefixtures("own_attention")
+def test_a_deployment_chooses_how_the_transformer_attends(
+    stages: Stages, oracle: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+    attend = _AttentionBackendRegistry._backends[AttentionBackendName._NATIVE_MATH]
+
+    def spied(*args: Any, **kwargs: Any) -> Any:
+        used.append("math")
+        return attend(*args, **kwargs)
+
+    monkeypatch.setitem(
+        _AttentionBackendRegistry._backends, AttentionBackendName._NATIVE_MATH, spied
+    )
+    sampler = SamplerWork(tiny_model, DeviceSettings(attention="_native_math"), stages.store)
+    sampler.load()
+    wish = replace(a_wish(300), job_id="attention")
+    (record,) = work_through(sampler, work_through(stages.prompt, [wish]))
+    error = relative_error(latents_of(stages, record), expected(oracle, wish, "latent"))
+    assert error <= 1e-5
+    assert used
+
+
+@pytest.mark.usefixtures("own_attention")
+@pytest.mark.parametrize("name", ["telepathy", "flash", "flash_hub"])
+def test_attention_that_is_not_there_ends_the_start(
+    stages: Stages, tiny_model: Path, name: str
+) -> None:
+    sampler = SamplerWork(tiny_model, DeviceSettings(attention=name), stages.store)
+    with pytest.raises(SettingsError, match=f"REEL_ATTENTION={name}"):
+        sampler.load()

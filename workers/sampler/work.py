@@ -110,14 +110,17 @@ class SamplerWork:
         self._budget = open_budget(self._device_settings)
         from workers.sampler.families.wan import WanFamily
 
-        self._family = WanFamily(self._model_dir, self._device, dtype)
+        self._family = WanFamily(
+            self._model_dir, self._device, dtype, self._device_settings.attention
+        )
 
     def identity(self) -> str:
         """The model, and what it runs on."""
         import torch
 
         kind = device_kind(self._device_settings)
-        return f"{self._card.version} {kind} {torch.get_num_threads()} threads"
+        attention = self._device_settings.attention or "default"
+        return f"{self._card.version} {kind} {torch.get_num_threads()} threads {attention}"
 
     def batch_key(self, task: Task) -> Hashable:
         """One shape: steps, guidance and noise schedule are each job's own."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.records import Job
+from workers.torch_device import choose_attention
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +24,18 @@ SECOND_EXPERT = "transformer_2"
 class WanFamily:
     """Wan's transformers and their scheduler, loaded from a WanPipeline folder."""
 
-    def __init__(self, model_dir: Path, device: torch.device, dtype: torch.dtype) -> None:
-        """Load the transformers and the scheduler's configuration, and nothing else."""
+    def __init__(
+        self,
+        model_dir: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: str | None = None,
+    ) -> None:
+        """Load the transformers and the scheduler's configuration, and nothing else.
+
+        Raises:
+            SettingsError: `choose_attention`.
+        """
         import diffusers
 
         index = json.loads((model_dir / "model_index.json").read_text())
@@ -34,6 +45,8 @@ class WanFamily:
         )
         self._device = device
         self._experts = [_load(model_dir, each, device, dtype) for each in folders]
+        for each in self._experts:
+            choose_attention(each, attention)
         self._transformer = self._experts[0]
         config = json.loads((model_dir / "scheduler" / "scheduler_config.json").read_text())
         scheduler_class: Any = getattr(diffusers, config["_class_name"])
