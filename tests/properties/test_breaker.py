@@ -23,7 +23,8 @@ class HostMachine(RuleBasedStateMachine):
         self.row: list[str] = []  # failures since the last success or verdict
         self.is_open = self.is_sick = self.is_probing = False
         self.bad_probes: list[float] = []
-        self.complaint: tuple[str, float] | None = None  # about this host alone, and since when
+        # About this host alone: of whom, why, since when; the oldest first.
+        self.complaints: list[tuple[str, str, float]] = []
 
     @rule(elapsed_s=st.sampled_from([0.5, 1.0, 4.0, 21.0]))
     def wait(self, elapsed_s: float) -> None:
@@ -46,18 +47,22 @@ class HostMachine(RuleBasedStateMachine):
     def the_engine_falls_sick(self, is_local: bool) -> None:
         self.is_sick = True
         self.host.fell_sick("sick", is_local, self.now_s)
-        self.complain("sick", is_local)
+        self.complain("engine", "sick", is_local)
 
     @rule()
     def the_engine_recovers(self) -> None:
-        self.is_sick, self.complaint = False, None
+        self.is_sick = False
+        self.withdraw("engine")
         self.host.recovered()
 
-    def complain(self, reason: str, is_local: bool) -> None:
+    def complain(self, whose: str, reason: str, is_local: bool) -> None:
         if not is_local:
-            self.complaint = None
-        elif self.complaint is None:
-            self.complaint = reason, self.now_s
+            self.complaints = []
+        elif all(each[0] != whose for each in self.complaints):
+            self.complaints.append((whose, reason, self.now_s))
+
+    def withdraw(self, whose: str) -> None:
+        self.complaints = [each for each in self.complaints if each[0] != whose]
 
     @rule()
     def time_to_probe(self) -> None:
@@ -78,13 +83,12 @@ class HostMachine(RuleBasedStateMachine):
         if not is_ok:
             assert verdict is Verdict.UNKNOWN
             self.bad_probes.append(self.now_s)
-            self.complain("probe_failed", is_local)
+            self.complain("probe", "probe_failed", is_local)
             return
         assert verdict is (Verdict.HOST if self.bad_probes else Verdict.RECORDS)
         self.is_open, self.bad_probes = False, []
         self.row.clear()
-        if not self.is_sick:
-            self.complaint = None
+        self.withdraw("probe")
 
     @invariant()
     def agrees_with_the_model(self) -> None:
@@ -93,8 +97,8 @@ class HostMachine(RuleBasedStateMachine):
         assert self.host.breaker.is_open == self.is_open
         assert self.host.is_holding == (self.is_open or self.is_sick)
         expected = None
-        if self.complaint and self.now_s - self.complaint[1] >= LEAVE_AFTER_S:
-            expected = self.complaint[0]
+        if self.complaints and self.now_s - self.complaints[0][2] >= LEAVE_AFTER_S:
+            expected = self.complaints[0][1]
         assert self.host.must_leave(self.now_s) == expected
 
 
