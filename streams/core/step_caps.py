@@ -12,6 +12,7 @@ _WORTH = 0.9  # of the throughput that no number of rows could exceed
 _REMEMBERED = 8  # times at each number of rows
 _LOOK_BEYOND_EVERY = 50  # steps
 _MEMORY_SHARE = 0.9
+_FORGIVE_AFTER = 1000  # steps; who else had the memory may be gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class StepCap:
         self._step_s: dict[int, float] = {}
         self._peak_bytes: dict[int, float] = {}
         self._failed_at = math.inf  # rows that found no memory
+        self._num_since_failure = 0  # steps
         if learned is not None:
             self._step_s |= learned.step_s
             self._peak_bytes |= learned.peak_bytes
@@ -110,12 +112,16 @@ class StepCap:
             self._last_s[rows].append(step_s)
             self._step_s[rows] = median(self._last_s[rows])
         self._warm.add(rows)
+        self._num_since_failure += 1
+        if self._num_since_failure >= _FORGIVE_AFTER:
+            self._failed_at, self._num_since_failure = 2 * self._failed_at, 0
         if peak_bytes is not None:
             self._peak_bytes[rows] = max(peak_bytes, self._peak_bytes.get(rows, 0))
 
     def found_no_memory(self, rows: int) -> None:
-        """A forward of so many rows failed for want of memory: fewer from now on."""
+        """A forward of so many rows failed for want of memory: fewer for a good while."""
         self._failed_at = min(self._failed_at, max(2, rows))
+        self._num_since_failure = 0
 
     def has_room(self, rows: int) -> bool:
         """False if so many rows have found no memory before."""

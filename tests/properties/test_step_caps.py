@@ -68,6 +68,17 @@ def test_rows_that_found_no_memory_are_not_tried_again() -> None:
     assert cap.rows == 1, "one job is let in whatever has failed"
 
 
+def test_what_found_no_memory_is_tried_again_after_a_thousand_steps() -> None:
+    cap = StepCap(64)
+    cap.found_no_memory(8)
+    for _ in range(999):
+        cap.took(4, 1.0)
+    assert not cap.has_room(8)
+    cap.took(4, 1.0)
+    assert cap.has_room(8)
+    assert not cap.has_room(16), "twice as many, not any number"
+
+
 def test_memory_is_filled_to_nine_tenths() -> None:
     cap = StepCap(64, memory_bytes=10_000)
     twice(cap, 1, 1.0, peak_bytes=2_000)
