@@ -29,9 +29,12 @@ from streams.core.events import Ending, Headers, Output
 from streams.engine import Task
 from streams.errors import FatalError, InvalidRecord, Rejected
 from streams.letters import DLT_PREFIX, ORIGINAL_MEDIA_TYPE, pack_original
-from streams.outcomes import outcome_output, video_done
-from streams.topology import JOB_EVENTS, Stage
+from streams.outcomes import outcome_output, read_outcome, video_done
+from streams.topology import JOB_EVENTS, Stage, worker_stages
 from workers.stage_work import StageWork
+
+#: They end runs by records of theirs.
+_RECORD_STAGES = frozenset(each.name for each in worker_stages())
 
 Measured = Callable[[Task, float], None]
 
@@ -82,7 +85,7 @@ class FencedWork:
             task = self.work.begin(task)
             tenant, job, run = _identity(task.record)
             if (outcome := self._fences.outcome(tenant, job, run)) is not None:
-                return (self._outcome_output(task, outcome),)
+                return self._told_again(task, outcome)
             edition = 1
             if (found := self._fences.result(tenant, job, run, self.stage.name)) is not None:
                 record = self._decode(found[1], self.stage.writes_record)
@@ -194,6 +197,19 @@ class FencedWork:
         )  # fmt: skip
         assert self.stage.writes is not None, "only worker stages produce"
         return Output(self.stage.writes, job.partition, job.job_id.encode(), body, tuple(headers))
+
+    def _told_again(self, task: Task, body: bytes) -> tuple[Output, ...]:
+        """The VideoDone of a run that has ended: who ended it may have died before it was told.
+
+        What another stage has ended, that stage tells: the record by which it did is not finished
+        before the VideoDone is acknowledged. A request that comes again is always answered; whoever
+        sent it may have begun to listen just now.
+        """
+        ended_by = read_outcome(self._codec, body).ended_by
+        is_told_there = ended_by != self.stage.name and ended_by in _RECORD_STAGES
+        if is_told_there and not isinstance(task.record, GenerationRequest):
+            return ()
+        return (self._outcome_output(task, body),)
 
     def _outcome_output(self, task: Task, body: bytes) -> Output:
         return outcome_output(self._codec, body, self.stage.name, task.headers)

@@ -205,7 +205,7 @@ MUTANTS = (
     Mutant(
         "does not re-emit an ended run",
         _FENCED,
-        "                return (self._outcome_output(task, outcome),)\n",
+        "                return self._told_again(task, outcome)\n",
         "                return ()\n",
     ),
     Mutant(

@@ -27,8 +27,9 @@ from streams.errors import (
     SettingsError,
     SickHost,
 )
-from tests.builders import a_job, a_request, a_task, a_ticket
+from tests.builders import a_job, a_request, a_task, a_ticket, a_video_done
 from tests.unit.engine_rig import (
+    CODEC,
     Gate,
     Rig,
     done_of,
@@ -283,6 +284,20 @@ def test_a_redelivered_record_with_a_result_re_emits_the_same_bytes_without_work
         assert isinstance(second, Emitted)
         assert first.outputs == second.outputs
         assert rig.work.batches == [["a"]]
+
+
+@pytest.mark.parametrize(("ended_by", "is_told"), [("finisher", False), ("expirer", True)])
+def test_what_another_stage_has_ended_that_stage_tells(
+    rig: Rig, ended_by: str, is_told: bool
+) -> None:
+    """The expirer has no record of its own that would come again."""
+    with rig:
+        rig.fences.end(TENANT, "a", 1, CODEC.encode(a_video_done(job_id="a", ended_by=ended_by)))
+        rig.start(*tasks_of("a"))
+        (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Emitted)
+    assert len(answer.outputs) == int(is_told)
+    assert rig.work.batches == []
 
 
 def test_an_ended_run_re_emits_its_outcome_without_work(rig: Rig) -> None:
