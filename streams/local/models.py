@@ -43,9 +43,9 @@ _CHECK = """
 import sys
 from pathlib import Path
 from streams.errors import SettingsError
-from workers.models.card import check_model_dir
+from workers.models.card import family_of
 try:
-    check_model_dir(Path(sys.argv[1]))
+    family_of(Path(sys.argv[1]))
 except SettingsError as error:
     sys.exit(str(error))
 """

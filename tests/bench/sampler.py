@@ -40,8 +40,8 @@ from tests.bench.goals import Goals, print_table
 from tests.bench.relay_side import NoStore
 from tests.builders import CREATED_AT, a_blob, a_job
 from workers.fenced import FencedWork
-from workers.models.card import read_card
 from workers.models.tiny import write_tiny_model
+from workers.sampler.families.base import NEGATIVE
 from workers.sampler.work import Conditioned, Denoising, SamplerWork
 from workers.step_engine import StepEngine
 from workers.torch_device import DeviceSettings
@@ -61,13 +61,15 @@ class BenchWork(SamplerWork):
         super().__init__(model, device, NoStore())
         rng = np.random.default_rng(0)
         self.load()
-        assert self._family is not None
-        shape = (read_card(model).text_pad_length, self._family.text_dim)
-        self._embeds, self._negatives = rng.standard_normal((2, *shape), dtype=np.float32)
+        _, shape = self._loaded.text_layout()["prompt_embeds"]
+        self._text, self._negative = (
+            {"prompt_embeds": rng.standard_normal([size or 1 for size in shape], dtype=np.float32)}
+            for _ in range(2)
+        )
 
     def fetch(self, task: Task) -> Conditioned:
-        job = task.record.job
-        return Conditioned(task.record, self._embeds, self._negatives if job.is_guided else None)
+        is_guided = task.record.job.is_guided
+        return Conditioned(task.record, self._text, self._negative if is_guided else None)
 
     def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
         timings = (*task.record.timings, timing)
@@ -315,10 +317,13 @@ def _by_diffusers(pipeline: Any, work: BenchWork, job: Job) -> None:
     import torch
 
     given = work.fetch(_task(job))
-    negative = given.negative_prompt_embeds
+    texts = {
+        f"{prefix}{name}": torch.from_numpy(each)[None]
+        for prefix, text in (("", given.text), (NEGATIVE, given.negative_text or {}))
+        for name, each in text.items()
+    }
     pipeline(
-        prompt_embeds=torch.from_numpy(given.prompt_embeds)[None],
-        negative_prompt_embeds=None if negative is None else torch.from_numpy(negative)[None],
+        **texts,
         num_frames=job.num_frames, height=job.height_px, width=job.width_px,
         num_inference_steps=job.num_inference_steps, guidance_scale=job.guidance_scale,
         generator=torch.Generator().manual_seed(job.seed), output_type="latent",

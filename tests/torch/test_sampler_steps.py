@@ -36,7 +36,7 @@ from tests.torch.test_stages import (
 )
 from tests.unit.engine_rig import wait_until
 from workers.fenced import FencedWork
-from workers.sampler.families.wan import WanFamily
+from workers.sampler.families.wan import WanDenoiser
 from workers.sampler.schedules import copy_of_schedule
 from workers.sampler.work import Denoising, SamplerWork
 from workers.step_engine import StepEngine
@@ -129,13 +129,13 @@ def predicting(
     monkeypatch: pytest.MonkeyPatch, before: Callable[[torch.Tensor], torch.Tensor]
 ) -> list[int]:
     """Rows of every forward from now on; `before` sees, or changes, the latents that go in."""
-    predict, rows = WanFamily.predict, []
+    predict, rows = WanDenoiser.predict, []
 
-    def spied(self: WanFamily, latents: Any, timesteps: Any, text_embeds: Any, expert: int) -> Any:
+    def spied(self: WanDenoiser, latents: Any, *rest: Any) -> Any:
         rows.append(len(latents))
-        return predict(self, before(latents), timesteps, text_embeds, expert)
+        return predict(self, before(latents), *rest)
 
-    monkeypatch.setattr(WanFamily, "predict", spied)
+    monkeypatch.setattr(WanDenoiser, "predict", spied)
     return rows
 
 

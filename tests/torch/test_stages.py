@@ -32,13 +32,14 @@ from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected, SettingsError
 from streams.topology import stage
 from tests.builders import CREATED_AT as NOW
-from workers.decoder.wan_vae import WanVae
 from workers.decoder.work import DecoderWork
 from workers.fenced import FencedWork
 from workers.finisher.work import FinisherWork
 from workers.models.card import read_card
 from workers.prompt.admit import AdmissionRules
 from workers.prompt.work import PromptWork
+from workers.sampler.families.base import Place
+from workers.sampler.families.wan import WanDecoder
 from workers.sampler.work import Conditioned, Denoising, SamplerWork
 from workers.stage_work import BatchWork, SteppedWork
 from workers.torch_device import DeviceSettings, open_device
@@ -245,7 +246,7 @@ def test_the_same_frames_give_the_same_bytes(stages: Stages) -> None:
 
 
 def test_two_decodes_interleaved_do_not_disturb_each_other(tiny_model: Path) -> None:
-    vae = WanVae(tiny_model, *open_device(CPU))
+    vae = WanDecoder(tiny_model, Place(*open_device(CPU)))
     noise = [torch.randn((16, 3, 4, 4), generator=torch.Generator().manual_seed(n)) for n in (1, 2)]
     with torch.inference_mode():
         alone = [list(vae.frames(latents)) for latents in noise]
@@ -256,7 +257,7 @@ def test_two_decodes_interleaved_do_not_disturb_each_other(tiny_model: Path) -> 
 
 
 def test_a_frame_at_a_time_equals_the_vaes_own_decode(tiny_model: Path) -> None:
-    vae = WanVae(tiny_model, *open_device(CPU))
+    vae = WanDecoder(tiny_model, Place(*open_device(CPU)))
     own: Any = AutoencoderKLWan.from_pretrained(
         tiny_model, subfolder="vae", torch_dtype=torch.float32
     )
@@ -277,8 +278,8 @@ def test_a_row_of_nan_fails_alone(stages: Stages) -> None:
         (record,) = work_through(stages.prompt, [a_wish(60 + number)])
         row = stages.sampler.fetch(Task(record, 2, b""))
         if number == 1:
-            poisoned = np.full_like(row.prompt_embeds, np.nan)
-            row = Conditioned(row.record, poisoned, row.negative_prompt_embeds)
+            poisoned = np.full_like(row.text["prompt_embeds"], np.nan)
+            row = Conditioned(row.record, {"prompt_embeds": poisoned}, row.negative_text)
         rows.append(row)
     states = [stages.sampler.open(row) for row in rows]
     first, bad, last = stages.sampler.step(states, is_split=False)

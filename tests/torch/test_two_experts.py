@@ -26,7 +26,7 @@ from tests.torch.test_stages import (
 from tests.unit.engine_rig import wait_until
 from workers.models.card import read_card
 from workers.models.tiny import write_tiny_model
-from workers.sampler.families.wan import WanFamily
+from workers.sampler.families.wan import WanDenoiser
 
 pytestmark = pytest.mark.torch
 
@@ -65,13 +65,15 @@ def test_jobs_on_both_sides_of_the_boundary_are_served_side_by_side(
 ) -> None:
     boundary = BOUNDARY * 1000
     forwards: list[tuple[int, list[float]]] = []
-    predict = WanFamily.predict
+    predict = WanDenoiser.predict
 
-    def spied(self: WanFamily, latents: Any, timesteps: Any, text: Any, expert: int) -> Any:
+    def spied(
+        self: WanDenoiser, latents: Any, timesteps: Any, text: Any, jobs: Any, expert: int
+    ) -> Any:
         forwards.append((expert, timesteps.tolist()))
-        return predict(self, latents, timesteps, text, expert)
+        return predict(self, latents, timesteps, text, jobs, expert)
 
-    monkeypatch.setattr(WanFamily, "predict", spied)
+    monkeypatch.setattr(WanDenoiser, "predict", spied)
     wishes: list[GenerationRequest] = renamed(MIXED, "experts")
     with Sampling(stages) as sampling:
         for wish in wishes:

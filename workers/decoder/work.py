@@ -20,7 +20,8 @@ from streams.blobs.fences import blob_prefix
 from streams.engine import Task
 from streams.errors import InvalidRecord, OutOfMemory
 from workers.model_check import require_model
-from workers.models.card import read_card
+from workers.models.card import family_of, read_card, smallest_job
+from workers.sampler.families.base import LatentDecoder, Place
 from workers.stage_work import Report
 from workers.torch_device import (
     DeviceSettings,
@@ -31,7 +32,6 @@ from workers.torch_device import (
 )
 
 if TYPE_CHECKING:
-    from workers.decoder.wan_vae import WanVae
     from workers.memory_budget import MemoryBudget
 
 MAX_LATENTS_BYTES = 1024 * 1024 * 1024
@@ -61,7 +61,9 @@ class DecoderWork:
         self._model_dir, self._device_settings, self._store = model_dir, device, store
         self._card = read_card(model_dir)
         self._latent_frames_per_chunk = latent_frames_per_chunk
-        self._vae: WanVae | None = None
+        self._family = family_of(model_dir)
+        self._geometry = self._family.geometry(model_dir)
+        self._vae: LatentDecoder | None = None
         self._device: Any = None
         self._budget: MemoryBudget | None = None
 
@@ -69,9 +71,8 @@ class DecoderWork:
         """Load the VAE."""
         self._device, dtype = open_device(self._device_settings)
         self._budget = open_budget(self._device_settings)
-        from workers.decoder.wan_vae import WanVae
-
-        self._vae = WanVae(self._model_dir, self._device, dtype)
+        place = Place(self._device, dtype)
+        self._vae = self._family.decoder(self._model_dir, place, self._card)
 
     def batch_key(self, task: Task) -> Hashable:
         """One shape; rows of a batch are decoded one after the other."""
@@ -85,20 +86,14 @@ class DecoderWork:
 
     def fetch(self, task: Task) -> Latents:
         """The job's latents, checked."""
-        record, vae = task.record, self._vae
-        assert vae is not None, "loaded before anything is fetched"
+        record = task.record
         job = record.job
         if record.layout != "CTHW" or not record.is_normalised:
             raise InvalidRecord(
                 f"latents laid out as {record.layout[:16]}, normalised: {record.is_normalised}",
                 reason_code="unknown_layout",
             )
-        shape = (
-            vae.num_channels,
-            (job.num_frames - 1) // self._card.frame_stride + 1,
-            job.height_px // vae.scale_spatial,
-            job.width_px // vae.scale_spatial,
-        )
+        shape = self._geometry.latent_shape(job)
         data = self._store.read(record.latents, MAX_LATENTS_BYTES)
         return Latents(job, tensors.load(data, {"latents": (np.float32, shape)})["latents"])
 
@@ -163,7 +158,7 @@ class DecoderWork:
         assert self._vae is not None
         window: list[npt.NDArray[Any]] = []
         num_decoded = 0
-        decoded = self._vae.frames(torch.from_numpy(row.latents))
+        decoded = self._vae.frames(torch.from_numpy(row.latents), row.job)
         shape = "x".join(map(str, row.latents.shape))
         while True:
             with device_faults(self._device, 1, f"latents {shape}", self._budget):
@@ -184,8 +179,10 @@ class DecoderWork:
         import torch
 
         assert self._vae is not None
+        job = smallest_job(self._card)
+        latents = torch.zeros(self._geometry.latent_shape(job))
         with torch.inference_mode(), device_faults(self._device, 1, "the smallest latents"):
-            for _ in self._vae.frames(torch.zeros((self._vae.num_channels, 1, 2, 2))):
+            for _ in self._vae.frames(latents, job):
                 pass
 
     def _put(self, prefix: str, frames: npt.NDArray[Any]) -> BlobRef:

@@ -1,34 +1,38 @@
 """What a model folder says of itself, read without torch: its card, its version, whether it fits.
 
-A model is a `WanPipeline` folder as diffusers writes it, weights in safetensors only. `reel.json`
-in it may state the keys of `_CARD_KEYS`; what it leaves out has the defaults of Wan 2.1.
+A model is a pipeline's folder as diffusers writes it, weights in safetensors only. `reel.json` in
+it may state the keys of `_CARD_KEYS` and its family's parameters; what it leaves out has the
+defaults of diffusers' pipeline.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from schemas.records import Job
 from streams.errors import SettingsError
+from workers.sampler.families import FAMILIES
+from workers.sampler.families.base import Family, read_config
 
 CARD_FILE = "reel.json"
-COMPONENTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
 
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _WHOLE_FILE_BYTES = 1024 * 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """A model's name, version, defaults and limits.
 
-    `size_multiple_px` and `frame_stride` are its geometry: sizes are multiples of the one, and
-    frame counts are 1 more than a multiple of the other.
+    `size_multiple_px` and `frame_stride` are what requests are held to: sizes are multiples of the
+    one, and frame counts are 1 more than a multiple of the other. `parameters` are its family's.
     """
 
     name: str
@@ -45,6 +49,12 @@ class ModelCard:
     max_num_inference_steps: int = 100
     size_multiple_px: int = 16
     frame_stride: int = 4
+    is_guidance_embedded: bool = False
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def is_guided(self, job: Job) -> bool:
+        """Whether a job has a second row in each forward, for what it is to be guided away from."""
+        return job.is_guided and not self.is_guidance_embedded
 
 
 _CARD_KEYS: Mapping[str, type] = {
@@ -66,56 +76,77 @@ def read_card(folder: Path) -> ModelCard:
     """The card of a model folder.
 
     Raises:
-        SettingsError: `check_model_dir`, or reel.json holds an unknown key or a wrong value.
+        SettingsError: `family_of`, or reel.json holds an unknown key or a wrong value.
     """
-    check_model_dir(folder)
-    path = folder / CARD_FILE
-    said = _read_json(path) if path.exists() else {}
+    family = family_of(folder)
+    said = read_config(folder, CARD_FILE) if (folder / CARD_FILE).exists() else {}
+    keys = {**_CARD_KEYS, **dict.fromkeys(family.parameters, float)}
     for key, value in said.items():
-        kind = _CARD_KEYS.get(key)
+        kind = keys.get(key)
         if kind is None:
-            raise SettingsError(f"{path}: unknown key {key!r}; known are {', '.join(_CARD_KEYS)}")
+            raise SettingsError(
+                f"{folder / CARD_FILE}: unknown key {key!r}; known are {', '.join(keys)}"
+            )
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         fits = isinstance(value, kind) or (kind is float and is_number)
         if not fits or (is_number and not 0 < value < math.inf):
-            raise SettingsError(f"{path}: {key} must be a positive {kind.__name__}")
-    vae = _read_json(folder / "vae" / "config.json")
-    transformer = _read_json(folder / "transformer" / "config.json")
-    spatial, temporal = vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
-    return ModelCard(
-        **{
+            raise SettingsError(f"{folder / CARD_FILE}: {key} must be a positive {kind.__name__}")
+    try:
+        geometry = family.geometry(folder)
+    except (KeyError, TypeError) as error:
+        raise SettingsError(f"{folder}: a config.json lacks {error}") from error
+    values: dict[str, Any] = (
+        {
             "name": folder.resolve().name,
             "version": model_version(folder),
-            "size_multiple_px": spatial * transformer.get("patch_size", [1, 2, 2])[1],
-            "frame_stride": temporal,
+            "size_multiple_px": geometry.size_multiple_px,
+            "frame_stride": geometry.frame_multiple,
+            "is_guidance_embedded": family.is_guidance_embedded(folder, said),
+            "parameters": {
+                key: float(said.get(key, value)) for key, value in family.parameters.items()
+            },
         }
-        | said
+        | dict(family.defaults)
+        | {key: value for key, value in said.items() if key in _CARD_KEYS}
     )
+    return ModelCard(**values)
 
 
-def check_model_dir(folder: Path) -> None:
-    """Whether the folder is a model that we serve.
+def smallest_job(card: ModelCard) -> Job:
+    """One frame of the least size in one step: enough to see that a device computes."""
+    side_px = card.size_multiple_px
+    return Job(
+        job_id="probe", run=1, tenant_id="probe", tier="probe", partition=0, model=card.name,
+        model_version=card.version, num_frames=1, width_px=side_px, height_px=side_px,
+        fps=card.fps, num_inference_steps=1, guidance_scale=1.0, seed=0, created_at=_EPOCH,
+        deadline=_EPOCH,
+    )  # fmt: skip
+
+
+def family_of(folder: Path) -> Family:
+    """The family that serves a model folder.
 
     Raises:
-        SettingsError: it is missing, no WanPipeline, not complete, has weights that are not
-            safetensors, or is a Wan 2.2 whose timesteps differ by token.
+        SettingsError: it is missing, no pipeline that we serve, not complete, or has weights that
+            are not safetensors.
     """
-    index_path = folder / "model_index.json"
-    if not index_path.is_file():
+    if not (folder / "model_index.json").is_file():
         raise SettingsError(f"no model at {folder}: it has no model_index.json")
-    index = _read_json(index_path)
-    if index.get("_class_name") != "WanPipeline":
-        raise SettingsError(
-            f"{folder} is a {index.get('_class_name', 'folder of no pipeline')}: want a WanPipeline"
-        )
-    if index.get("expand_timesteps"):
-        raise SettingsError(f"{folder} is a Wan 2.2 whose timesteps differ by token: not served")
-    experts = () if index.get("boundary_ratio") is None else ("transformer_2",)
-    for component in (*COMPONENTS, *experts):
+    index = read_config(folder, "model_index.json")
+    found = index.get("_class_name", "folder of no pipeline")
+    family = FAMILIES.get(found)
+    if family is None:
+        raise SettingsError(f"{folder} is a {found}: want one of {', '.join(FAMILIES)}")
+    try:
+        components = family.components(index)
+    except SettingsError as error:
+        raise SettingsError(f"{folder}: {error}") from error
+    for component in components:
         if not (folder / component).is_dir():
-            raise SettingsError(f"{folder} has no {component} folder: not a whole WanPipeline")
+            raise SettingsError(f"{folder} has no {component} folder: not a whole {found}")
     if pickled := [path for path in _files(folder) if path.suffix in _PICKLED]:
         raise SettingsError(f"{pickled[0]} may run code when it is loaded: safetensors only")
+    return family
 
 
 def model_version(folder: Path) -> str:
@@ -139,13 +170,3 @@ def _files(folder: Path) -> Iterator[Path]:
         is_hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
         if path.is_file() and not is_hidden and path.suffix != ".md":
             yield path
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise SettingsError(f"{path} is no JSON object")
-    return value

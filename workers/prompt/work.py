@@ -1,17 +1,16 @@
 """The prompt stage's work: claim the request, admit it, encode its prompts.
 
-Prompts are encoded by `WanPipeline.encode_prompt` itself, so that what the sampler gets equals
-what diffusers' own pipeline would have computed.
+Prompts are encoded by the `encode_prompt` of the family's own pipeline, so that what the sampler
+gets equals what diffusers would have computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from schemas.records import CleanedPrompt, Job, Record, StageTiming
@@ -20,8 +19,9 @@ from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences, blob_prefix
 from streams.claims import claim_request
 from streams.engine import Task
-from workers.models.card import read_card
+from workers.models.card import family_of, read_card
 from workers.prompt.admit import AdmissionRules, admit, clean_prompt
+from workers.sampler.families.base import NEGATIVE, Encoder, Place
 from workers.stage_work import Report
 from workers.torch_device import DeviceSettings, device_faults, open_device
 
@@ -39,11 +39,11 @@ class _Wish:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Embeddings, each (text_pad_length, dim) float32; no negative one without guidance."""
+    """A prompt's encodings by name; no negative ones without guidance."""
 
     wish: _Wish
-    prompt_embeds: Array
-    negative_prompt_embeds: Array | None
+    text: Mapping[str, Array]
+    negative_text: Mapping[str, Array]
 
 
 class PromptWork:
@@ -57,19 +57,14 @@ class PromptWork:
         self._model_dir, self._device_settings, self._rules = model_dir, device, rules
         self._store, self._fences = store, Fences(store)
         self._card = read_card(model_dir)
-        self._pipeline: Any = None
+        self._encoder: Encoder | None = None
         self._device: Any = None
 
     def load(self) -> None:
-        """Load tokenizer and text encoder, and nothing else of the model."""
+        """Load tokenizers and text encoders, and nothing else of the model."""
         self._device, dtype = open_device(self._device_settings)
-        from diffusers import WanPipeline
-
-        # The scheduler is a small JSON file; the pipeline does not construct without one.
-        self._pipeline = WanPipeline.from_pretrained(
-            self._model_dir, vae=None, transformer=None, transformer_2=None, torch_dtype=dtype,
-            local_files_only=True,
-        ).to(self._device)  # fmt: skip
+        place = Place(self._device, dtype)
+        self._encoder = family_of(self._model_dir).encoder(self._model_dir, place, self._card)
 
     def batch_key(self, task: Task) -> Hashable:
         """All admitted prompts go together: they are padded to one length."""
@@ -95,11 +90,11 @@ class PromptWork:
     def compute(self, batch: Sequence[_Wish], report: Report) -> Sequence[_Encoded]:
         """Encode all prompts, and the negative ones of guided jobs, in one batch each."""
         prompts = self._encode([wish.prompt for wish in batch])
-        guided = [wish for wish in batch if wish.job.is_guided]
+        guided = [wish for wish in batch if self._card.is_guided(wish.job)]
         negatives = iter(self._encode([wish.negative_prompt for wish in guided]))
         report(1, 1)
         return [
-            _Encoded(wish, prompt, next(negatives) if wish.job.is_guided else None)
+            _Encoded(wish, prompt, next(negatives) if self._card.is_guided(wish.job) else {})
             for wish, prompt in zip(batch, prompts, strict=True)
         ]
 
@@ -110,11 +105,11 @@ class PromptWork:
     def store(self, task: Task, result: _Encoded, timing: StageTiming) -> Record:
         """Store the embeddings; the CleanedPrompt that names them."""
         wish, job = result.wish, result.wish.job
-        named = {"prompt_embeds": result.prompt_embeds}
-        if result.negative_prompt_embeds is not None:
-            named["negative_prompt_embeds"] = result.negative_prompt_embeds
+        negative = {f"{NEGATIVE}{name}": each for name, each in result.negative_text.items()}
         prefix = blob_prefix(job.tenant_id, job.job_id, job.run, self.stage)
-        blob = self._store.put(prefix, [tensors.dump(named)], tensors.MEDIA_TYPE)
+        blob = self._store.put(
+            prefix, [tensors.dump({**result.text, **negative})], tensors.MEDIA_TYPE
+        )
         return CleanedPrompt(
             job=job,
             prompt=wish.prompt,
@@ -128,17 +123,19 @@ class PromptWork:
     def _admit(self, task: Task) -> Job:
         return admit(task.record, task.partition, self._card, self._rules)
 
-    def _encode(self, prompts: list[str]) -> list[Array]:
+    def _encode(self, prompts: list[str]) -> list[Mapping[str, Array]]:
         import torch
 
         if not prompts:
             return []
+        assert self._encoder is not None, "loaded before anything is computed"
         shape = f"{self._card.text_pad_length} tokens"
         with torch.inference_mode(), device_faults(self._device, len(prompts), shape):
-            embeds, _ = self._pipeline.encode_prompt(
-                prompts,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self._card.text_pad_length,
-                device=self._device,
-            )
-        return list(embeds.float().cpu().numpy().astype(np.float32, copy=False))
+            text = {
+                # numpy has no bfloat16; masks stay what they are
+                name: (each.float() if each.is_floating_point() else each).cpu().numpy()
+                for name, each in self._encoder.encode(prompts).items()
+            }
+        return [
+            {name: each[number] for name, each in text.items()} for number in range(len(prompts))
+        ]

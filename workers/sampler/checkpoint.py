@@ -43,6 +43,8 @@ MEMORY_OF: Mapping[str, tuple[str, ...]] = {
         "lower_order_nums",
         "this_order",
     ),
+    "CogVideoXDDIMScheduler": (),
+    "CogVideoXDPMScheduler": ("old_pred_original_sample", "rng_state"),
 }
 
 
@@ -58,6 +60,7 @@ def identity_of(record: CleanedPrompt, schedule: Any) -> dict[str, Any]:
         "num_inference_steps": job.num_inference_steps,
         "guidance_scale": job.guidance_scale,
         "size": [job.num_frames, job.height_px, job.width_px],
+        "fps": job.fps,
         "scheduler": type(schedule).__name__,
         "scheduler_config": hashlib.sha256(config.encode()).hexdigest(),
     }
@@ -95,6 +98,7 @@ def restore(
     """Latents and steps done, `schedule` brought to where it was; None: it is another work's.
 
     `like` says shape, type and device of the latents.
+    A random generator's state is the one memory that is not shaped like them.
 
     Raises:
         InvalidRecord: these bytes are no checkpoint.

@@ -1,13 +1,14 @@
 """The sampler's work: jobs of one shape are denoised together, one step at a time.
 
 Each request owns its noise, noise schedule, step and guidance scale; one transformer forward serves
-all rows, the guidance rows included. A job's state is a value: a step makes a new one.
+all rows, the guidance rows included. A job's state is a value: a step makes a new one. What differs
+between model families is their adapters' (workers/sampler/families).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,10 @@ from streams.blobs.fences import blob_prefix
 from streams.engine import Task
 from streams.errors import InvalidRecord, SickHost
 from workers.model_check import require_model
-from workers.models.card import read_card
+from workers.models.card import family_of, read_card, smallest_job
 from workers.sampler.checkpoint import Checkpoints, dump, identity_of, restore
-from workers.sampler.schedules import copy_of_schedule
+from workers.sampler.families.base import NEGATIVE, Place
+from workers.sampler.schedules import begin_draws, stepped
 from workers.torch_device import (
     DeviceSettings,
     device_faults,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from workers.memory_budget import MemoryBudget
-    from workers.sampler.families.wan import WanFamily
+    from workers.sampler.families.base import Denoiser, Text
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +50,14 @@ MAX_CONDITIONING_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Conditioned:
-    """A job with its text embeddings, each (text_pad_length, text_dim) float32.
+    """A job with its prompts' encodings, as its family's `text_layout` says.
 
     `checkpoint` is what another worker, or another try, has left of it.
     """
 
     record: CleanedPrompt
-    prompt_embeds: npt.NDArray[Any]
-    negative_prompt_embeds: npt.NDArray[Any] | None
+    text: Mapping[str, npt.NDArray[Any]]
+    negative_text: Mapping[str, npt.NDArray[Any]] | None
     checkpoint: bytes | None = None
 
     @property
@@ -68,16 +70,16 @@ class Conditioned:
 class Denoising:
     """A job between two steps.
 
-    `latents` (1, C, T, H, W) float32; `schedule` a scheduler of its own, never stepped in place;
-    text embeddings (1, text_pad_length, text_dim), the negative ones with guidance only.
+    `latents` (1, ...) float32; `schedule` a scheduler of its own, never stepped in place; prompts'
+    encodings (1, ...) each, the negative ones with guidance only.
     """
 
     record: CleanedPrompt
     latents: Tensor
     schedule: Any
     num_done: int
-    prompt_embeds: Tensor
-    negative_prompt_embeds: Tensor | None
+    text: Text
+    negative_text: Text | None
 
     @property
     def job(self) -> Job:
@@ -100,7 +102,7 @@ class SamplerWork:
         self._model_dir, self._device_settings, self._store = model_dir, device, store
         self._checkpoints = Checkpoints(store)
         self._card = read_card(model_dir)
-        self._family: WanFamily | None = None
+        self._denoiser: Denoiser | None = None
         self._device: Any = None
         self._budget: MemoryBudget | None = None
 
@@ -108,11 +110,8 @@ class SamplerWork:
         """Load the transformer and the scheduler."""
         self._device, dtype = open_device(self._device_settings)
         self._budget = open_budget(self._device_settings)
-        from workers.sampler.families.wan import WanFamily
-
-        self._family = WanFamily(
-            self._model_dir, self._device, dtype, self._device_settings.attention
-        )
+        place = Place(self._device, dtype, self._device_settings.attention)
+        self._denoiser = family_of(self._model_dir).denoiser(self._model_dir, place, self._card)
 
     def identity(self) -> str:
         """The model, and what it runs on."""
@@ -133,42 +132,52 @@ class SamplerWork:
         return task
 
     def fetch(self, task: Task) -> Conditioned:
-        """The job's embeddings, checked."""
+        """The job's prompts, encoded, checked."""
         record = task.record
-        assert self._family is not None, "loaded before anything is fetched"
-        row = (np.float32, (self._card.text_pad_length, self._family.text_dim))
-        expected: tensors.Expected = {"prompt_embeds": row}
-        if record.job.is_guided:
-            expected = {**expected, "negative_prompt_embeds": row}
-        data = self._store.read(record.conditioning, MAX_CONDITIONING_BYTES)
-        found = tensors.load(data, expected)
-        return Conditioned(
-            record, found["prompt_embeds"], found.get("negative_prompt_embeds"),
-            self._checkpoints.load(record.job),
-        )  # fmt: skip
+        layout = self._loaded.text_layout()
+        expected = dict(layout)
+        if self._card.is_guided(record.job):
+            expected |= {f"{NEGATIVE}{name}": each for name, each in layout.items()}
+        found = tensors.load(
+            self._store.read(record.conditioning, MAX_CONDITIONING_BYTES), expected
+        )
+        negative = {
+            name: found.pop(key) for name in layout if (key := f"{NEGATIVE}{name}") in found
+        }
+        return Conditioned(record, found, negative or None, self._checkpoints.load(record.job))
+
+    @property
+    def _loaded(self) -> Denoiser:
+        assert self._denoiser is not None, "loaded before anything is fetched"
+        return self._denoiser
 
     def open(self, inputs: Conditioned) -> Denoising:
         """The job before its first step."""
-        import torch
-
-        family = self._family
-        assert family is not None, "loaded before anything begins"
-        embeds, negative = (
-            None if each is None else torch.from_numpy(each)[None].to(self._device)
-            for each in (inputs.prompt_embeds, inputs.negative_prompt_embeds)
-        )
-        assert embeds is not None
         job = inputs.job
+        text = self._on_device(inputs.text)
+        negative = None if inputs.negative_text is None else self._on_device(inputs.negative_text)
         with device_faults(self._device, 1, _shape(job)):
-            latents = family.prepare_latents(job)
-        schedule, num_done = family.new_schedule(job.num_inference_steps), 0
+            latents = self._loaded.prepare_latents(job)
+        schedule, num_done = self._new_schedule(job, latents), 0
         if inputs.checkpoint is not None:
             found = self._restored(inputs, schedule, latents)
             if found is None:  # it may have been half restored
-                schedule = family.new_schedule(job.num_inference_steps)
+                schedule = self._new_schedule(job, latents)
             else:
                 latents, num_done = found
-        return Denoising(inputs.record, latents, schedule, num_done, embeds, negative)
+        return Denoising(inputs.record, latents, schedule, num_done, text, negative)
+
+    def _on_device(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Text:
+        import torch
+
+        return {
+            name: torch.from_numpy(each)[None].to(self._device) for name, each in arrays.items()
+        }
+
+    def _new_schedule(self, job: Job, latents: Tensor) -> Any:
+        schedule = self._loaded.new_schedule(job)
+        begin_draws(schedule, job.seed, latents.numel())
+        return schedule
 
     def _restored(
         self, inputs: Conditioned, schedule: Any, latents: Tensor
@@ -205,18 +214,15 @@ class SamplerWork:
 
     def width(self, state: Denoising) -> int:
         """Rows of a forward: two with guidance."""
-        return 1 if state.negative_prompt_embeds is None else 2
+        return 1 if state.negative_text is None else 2
 
     def step_key(self, state: Denoising) -> Hashable:
         """Jobs of one shape share forwards, at whatever steps of one expert they are."""
-        return (*state.latents.shape[1:], self._expert(state))
-
-    def _expert(self, state: Denoising) -> int:
-        assert self._family is not None, "loaded before anything begins"
-        return self._family.expert(state.timestep)
+        family, job = self._loaded, state.job
+        return _shape(job), family.constants(job), family.expert(state.timestep)
 
     def steps(self, state: Denoising) -> tuple[int, int]:
-        """How many are done, and of how many: UniPC and Euler take one a timestep."""
+        """How many are done, and of how many: each scheduler takes one a timestep."""
         return state.num_done, len(state.schedule.timesteps)
 
     def step(
@@ -233,39 +239,38 @@ class SamplerWork:
         shape = _shape(states[0].job)
         with torch.inference_mode(), device_faults(self._device, rows, shape, self._budget):
             predictions = self._predict(states, is_split)
-            stepped = [
+            after = [
                 _stepped(state, prediction)
                 for state, prediction in zip(states, predictions, strict=True)
             ]
-            finite = torch.isfinite(torch.cat([each.latents for each in stepped]))
+            finite = torch.isfinite(torch.cat([each.latents for each in after]))
             is_finite = finite.flatten(1).all(1).tolist()
         return [
             state if is_sound else InvalidRecord(
                 f"the latents are not finite after step {state.num_done}",
                 reason_code="non_finite_latents",
             )
-            for state, is_sound in zip(stepped, is_finite, strict=True)
+            for state, is_sound in zip(after, is_finite, strict=True)
         ]  # fmt: skip
 
     def _predict(self, states: Sequence[Denoising], is_split: bool) -> list[Tensor]:
-        """Each job's prediction, (1, C, T, H, W), guidance applied."""
+        """Each job's prediction, (1, ...), guidance applied."""
         import torch
 
-        family = self._family
-        assert family is not None
-        guided = [each for each in states if each.negative_prompt_embeds is not None]
+        family = self._loaded
+        guided = [each for each in states if each.negative_text is not None]
 
-        def forward(rows: Sequence[Denoising], texts: Sequence[Tensor | None]) -> Tensor:
-            embeds = [_required(each) for each in texts]
+        def forward(rows: Sequence[Denoising], texts: Sequence[Text]) -> Tensor:
             return family.predict(
                 torch.cat([each.latents for each in rows]),
                 torch.stack([each.timestep for each in rows]),
-                torch.cat(embeds),
-                self._expert(rows[0]),
+                {name: torch.cat([each[name] for each in texts]) for name in texts[0]},
+                [each.job for each in rows],
+                family.expert(rows[0].timestep),
             )
 
-        prompts = [each.prompt_embeds for each in states]
-        negatives = [each.negative_prompt_embeds for each in guided]
+        prompts = [each.text for each in states]
+        negatives = [each.negative_text for each in guided if each.negative_text is not None]
         if guided and is_split:
             both = torch.cat([forward(states, prompts), forward(guided, negatives)])
         else:
@@ -273,10 +278,9 @@ class SamplerWork:
         predicted = [both[number : number + 1] for number in range(len(both))]
         unguided = iter(predicted[len(states) :])
         for number, state in enumerate(states):
-            if state.negative_prompt_embeds is not None:
-                # A Python float: as a tensor of its own it would round in the tensor's dtype.
+            if state.negative_text is not None:
                 base = next(unguided)
-                scale = state.job.guidance_scale
+                scale = family.guidance_scale(state.job, state.timestep)
                 predicted[number] = base + scale * (predicted[number] - base)
         return predicted[: len(states)]
 
@@ -290,7 +294,8 @@ class SamplerWork:
 
     def result(self, state: Denoising) -> npt.NDArray[Any]:
         """The latents, (C, T, H, W) float32."""
-        latents: npt.NDArray[Any] = state.latents[0].float().cpu().numpy()
+        final = self._loaded.final_latents(state.latents, state.job)
+        latents: npt.NDArray[Any] = final.float().cpu().contiguous().numpy()
         return latents
 
     def free_memory(self) -> None:
@@ -316,19 +321,25 @@ class SamplerWork:
         return int(peak)
 
     def probe(self) -> None:
-        """One forward of the smallest latents."""
+        """One forward of the smallest job."""
         import torch
 
-        family = self._family
-        assert family is not None
-        latents = torch.zeros((1, *family.smallest_shape))
-        text = torch.zeros((1, self._card.text_pad_length, family.text_dim))
+        family = self._loaded
+        text = self._on_device(
+            {
+                name: np.ones([size or 1 for size in shape], dtype)
+                for name, (dtype, shape) in family.text_layout().items()
+            }
+        )
+        job = smallest_job(self._card)
         with torch.inference_mode(), device_faults(self._device, 1, "the smallest latents"):
-            timestep = torch.tensor([1.0])
-            expert = family.expert(timestep)
-            prediction = family.predict(latents.to(self._device), timestep, text, expert)
+            latents = family.prepare_latents(job)
+            timesteps = family.new_schedule(job).timesteps[:1]
+            prediction = family.predict(
+                latents, timesteps, text, [job], family.expert(timesteps[0])
+            )
             if not torch.isfinite(prediction).all():
-                raise SickHost("a forward of zeros is not finite", reason_code="device_failed")
+                raise SickHost("a forward of noise is not finite", reason_code="device_failed")
 
     def store(self, task: Task, result: npt.NDArray[Any], timing: StageTiming) -> Record:
         """Store the latents; the LatentsReady that names them."""
@@ -348,15 +359,9 @@ class SamplerWork:
 
 def _stepped(state: Denoising, prediction: Tensor) -> Denoising:
     """The state after a step; `state` is as it was."""
-    schedule = copy_of_schedule(state.schedule)
-    latents = schedule.step(prediction, state.timestep, state.latents, return_dict=False)[0]
+    schedule, latents = stepped(state.schedule, state.num_done, prediction, state.latents)
     return replace(state, latents=latents, schedule=schedule, num_done=state.num_done + 1)
 
 
 def _shape(job: Job) -> str:
     return f"{job.num_frames}x{job.height_px}x{job.width_px}"
-
-
-def _required(embeds: Tensor | None) -> Tensor:
-    assert embeds is not None, "a guided row has negative embeddings"
-    return embeds

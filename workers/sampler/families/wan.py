@@ -1,129 +1,194 @@
-"""Wan (text to video): latent shape, noise, noise schedule and prediction, as in WanPipeline.
+"""Wan, text to video (`WanPipeline`): 2.1, and 2.2's two experts of equal shape.
 
-Wan 2.2 has two experts of equal shape: one for the noisy timesteps, another below the boundary.
-All state of a request is an argument; nothing of it stays here, so requests can share a forward.
+One expert predicts at the noisy timesteps, another below the boundary. The text is attended to with
+its padding, so its length belongs to the model.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from schemas.records import Job
-from workers.torch_device import choose_attention
+from streams.blobs.tensors import Expected
+from streams.errors import SettingsError
+from workers.sampler.families.base import (
+    Denoiser,
+    Encoder,
+    Geometry,
+    Place,
+    Text,
+    as_uint8,
+    load_vae,
+    read_config,
+)
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+    from workers.models.card import ModelCard
 
 SECOND_EXPERT = "transformer_2"
 
 
-class WanFamily:
-    """Wan's transformers and their scheduler, loaded from a WanPipeline folder."""
+class Wan:
+    """Implements `Family` for WanPipeline folders."""
 
-    def __init__(
-        self,
-        model_dir: Path,
-        device: torch.device,
-        dtype: torch.dtype,
-        attention: str | None = None,
-    ) -> None:
-        """Load the transformers and the scheduler's configuration, and nothing else.
+    name = "wan"
+    pipeline = "WanPipeline"
+    defaults: Mapping[str, Any] = MappingProxyType(
+        {
+            "text_pad_length": 512,
+            "num_frames": 81,
+            "width_px": 832,
+            "height_px": 480,
+            "fps": 16,
+            "guidance_scale": 5.0,
+        }
+    )
+    parameters: Mapping[str, float] = MappingProxyType({})
+
+    def components(self, index: Mapping[str, Any]) -> tuple[str, ...]:
+        """Two transformers where there is a boundary.
 
         Raises:
-            SettingsError: `choose_attention`.
+            SettingsError: its timesteps differ by token.
         """
-        import diffusers
+        if index.get("expand_timesteps"):
+            raise SettingsError("a Wan 2.2 whose timesteps differ by token is not served")
+        experts = () if index.get("boundary_ratio") is None else (SECOND_EXPERT,)
+        return ("tokenizer", "text_encoder", "transformer", *experts, "vae", "scheduler")
 
-        index = json.loads((model_dir / "model_index.json").read_text())
-        self._boundary_ratio: float | None = index.get("boundary_ratio")
-        folders = (
-            ["transformer"] if self._boundary_ratio is None else ["transformer", SECOND_EXPERT]
-        )
-        self._device = device
-        self._experts = [_load(model_dir, each, device, dtype) for each in folders]
-        for each in self._experts:
-            choose_attention(each, attention)
-        self._transformer = self._experts[0]
-        config = json.loads((model_dir / "scheduler" / "scheduler_config.json").read_text())
-        scheduler_class: Any = getattr(diffusers, config["_class_name"])
-        self._scheduler_prototype = scheduler_class.from_config(config)
-        vae = json.loads((model_dir / "vae" / "config.json").read_text())  # only its geometry
-        self._scale_spatial = vae.get("scale_factor_spatial", 8)
-        self._scale_temporal = vae.get("scale_factor_temporal", 4)
-
-    @property
-    def text_dim(self) -> int:
-        """Width of a text embedding."""
-        return int(self._transformer.config.text_dim)
-
-    @property
-    def smallest_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the smallest latents that the transformer takes: one patch."""
-        return (int(self._transformer.config.in_channels), *self._transformer.config.patch_size)
-
-    def latent_shape(self, job: Job) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of a job's latents."""
-        return (
-            int(self._transformer.config.in_channels),
-            (job.num_frames - 1) // self._scale_temporal + 1,
-            job.height_px // self._scale_spatial,
-            job.width_px // self._scale_spatial,
+    def geometry(self, folder: Path) -> Geometry:
+        """From VAE and transformer."""
+        vae = read_config(folder, "vae/config.json")
+        transformer = read_config(folder, "transformer/config.json")
+        scale_px = vae.get("scale_factor_spatial", 8)
+        frame_stride = vae.get("scale_factor_temporal", 4)
+        return Geometry(
+            num_channels=transformer.get("in_channels", 16),
+            scale_px=scale_px,
+            frame_stride=frame_stride,
+            size_multiple_px=scale_px * transformer.get("patch_size", [1, 2, 2])[1],
+            frame_multiple=frame_stride,
         )
 
-    def prepare_latents(self, job: Job) -> Tensor:
-        """Initial noise, (1, C, T, H, W) float32; drawn on the CPU, so alike on every device."""
-        import torch
+    def is_guidance_embedded(self, folder: Path, said: Mapping[str, Any]) -> bool:
+        """Never."""
+        del folder, said
+        return False
 
-        generator = torch.Generator("cpu").manual_seed(job.seed)
-        noise = torch.randn((1, *self.latent_shape(job)), generator=generator, dtype=torch.float32)
-        return noise.to(self._device)
+    def encoder(self, folder: Path, place: Place, card: ModelCard) -> Encoder:
+        """Of prompts: UMT5."""
+        return WanEncoder(folder, place, card)
 
-    def new_schedule(self, num_inference_steps: int) -> Any:
-        """A scheduler of a request's own: `step` mutates it."""
-        schedule = type(self._scheduler_prototype).from_config(self._scheduler_prototype.config)
-        schedule.set_timesteps(num_inference_steps, device=self._device)
-        schedule.set_begin_index(0)
-        return schedule
+    def denoiser(self, folder: Path, place: Place, card: ModelCard) -> WanDenoiser:
+        """Of latents."""
+        return WanDenoiser(folder, place, card, self.geometry(folder))
+
+    def decoder(self, folder: Path, place: Place, card: ModelCard) -> WanDecoder:
+        """From latents to frames."""
+        del card
+        return WanDecoder(folder, place)
+
+
+class WanEncoder(Encoder):
+    """Prompts by `WanPipeline.encode_prompt`."""
+
+    without = ("transformer", SECOND_EXPERT, "vae")
+
+    def encode(self, prompts: list[str]) -> Text:
+        """`prompt_embeds` (B, text_pad_length, text_dim)."""
+        embeds, _ = self._pipeline.encode_prompt(
+            prompts,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._pad_length,
+            device=self._device,
+        )
+        return {"prompt_embeds": embeds}
+
+
+class WanDenoiser(Denoiser):
+    """Wan's transformers and their scheduler."""
+
+    def __init__(self, folder: Path, place: Place, card: ModelCard, geometry: Geometry) -> None:
+        super().__init__(folder, place, card, geometry)
+        self._experts = [self._transformer]
+        ratio: float | None = read_config(folder, "model_index.json").get("boundary_ratio")
+        self._boundary: float | None = None
+        if ratio is not None:
+            self._experts.append(self._load(folder, SECOND_EXPERT))
+            self._boundary = ratio * self._prototype.config.num_train_timesteps
+
+    def text_layout(self) -> Expected:
+        """Embeddings only: padding is attended to."""
+        dim = int(self._transformer.config.text_dim)
+        return {"prompt_embeds": (np.float32, (self._card.text_pad_length, dim))}
 
     def expert(self, timestep: Tensor) -> int:
-        """Which transformer predicts at a timestep: 1 below the boundary, where there are two."""
-        if self._boundary_ratio is None:
-            return 0
-        boundary = self._boundary_ratio * self._scheduler_prototype.config.num_train_timesteps
-        return int(timestep < boundary)
+        """1 below the boundary, where there are two."""
+        return 0 if self._boundary is None else int(timestep < self._boundary)
 
     def predict(
-        self, latents: Tensor, timesteps: Tensor, text_embeds: Tensor, expert: int
+        self, latents: Tensor, timesteps: Tensor, text: Text, jobs: Sequence[Job], expert: int
     ) -> Tensor:
-        """One forward for rows at any timesteps of one expert.
-
-        Args:
-            latents: (B, C, T, H, W) float32.
-            timesteps: (B,).
-            text_embeds: (B, text_pad_length, text_dim) float32.
-            expert: 0 or 1, as `expert` says of each timestep.
-        Returns:
-            (B, C, T, H, W) in the transformer's dtype.
-        """
+        """As `Denoiser.predict`; in the transformer's dtype."""
+        del jobs
         transformer = self._experts[expert]
-        dtype = transformer.dtype
         prediction: Tensor = transformer(
-            hidden_states=latents.to(dtype),
-            timestep=timesteps.to(self._device),
-            encoder_hidden_states=text_embeds.to(self._device, dtype),
+            hidden_states=latents.to(transformer.dtype),
+            timestep=timesteps,
+            encoder_hidden_states=text["prompt_embeds"].to(transformer.dtype),
             return_dict=False,
         )[0]
         return prediction
 
 
-def _load(model_dir: Path, folder: str, device: torch.device, dtype: torch.dtype) -> Any:
-    from diffusers import WanTransformer3DModel
+class WanDecoder:
+    """AutoencoderKLWan driven a latent frame at a time, so that no clip is ever held whole.
 
-    transformer: Any = WanTransformer3DModel.from_pretrained(
-        model_dir, subfolder=folder, torch_dtype=dtype, local_files_only=True
-    )
-    return transformer.to(device).eval()
+    The module's own `decode` keeps its cache on the module: two decodes at once spoil each other,
+    and all frames are held until the last. Here each decode has a cache of its own.
+    """
+
+    def __init__(self, folder: Path, place: Place) -> None:
+        import torch
+        from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+        self._vae = load_vae(folder, place)
+        self._place = place
+        self._num_caches = sum(
+            isinstance(module, WanCausalConv3d) for module in self._vae.decoder.modules()
+        )
+        config = self._vae.config
+        shape = (1, config.z_dim, 1, 1, 1)
+        self._mean, std = (
+            torch.tensor(each).view(shape).to(place.device, place.dtype)
+            for each in (config.latents_mean, config.latents_std)
+        )
+        self._inverse_std = 1.0 / std
+
+    def frames(self, latents: Tensor, job: Job | None = None) -> Iterator[npt.NDArray[Any]]:
+        """As `LatentDecoder.frames`: T arrays, f is 1 first, then the temporal stride."""
+        del job
+        from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+        vae, place = self._vae, self._place
+        scaled = latents[None].to(place.device, place.dtype) / self._inverse_std + self._mean
+        hidden = vae.post_quant_conv(scaled)
+        cache: list[Tensor | str | None] = [None] * self._num_caches
+        for index in range(hidden.shape[2]):
+            pixels = vae.decoder(
+                hidden[:, :, index : index + 1],
+                feat_cache=cache,
+                feat_idx=[0],
+                first_chunk=index == 0,
+            )
+            if vae.config.patch_size is not None:
+                pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
+            yield as_uint8(pixels[0])

@@ -1,0 +1,300 @@
+"""What a model family is: the protocol of an adapter, and what adapters share.
+
+An adapter is one file. Its `Family` says, without torch, which folders it serves and how large
+their latents are; the prompt stage opens its encoder, the sampler its denoiser, the decoder its
+latent decoder, and each loads only what it needs. Models, schedulers and prompt encoding are
+diffusers' own; results equal diffusers' own pipeline for the same seed.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy.typing as npt
+
+from schemas.records import Job
+from streams.blobs.tensors import Expected
+from streams.errors import SettingsError
+from workers.torch_device import choose_attention
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from workers.models.card import ModelCard
+
+#: A prompt's encodings by diffusers' names, each (B, ...).
+Text = Mapping[str, "Tensor"]
+
+NEGATIVE = "negative_"  # before the names of a negative prompt's encodings
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and how a component computes. `attention` None is torch's own choice."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How pixels become latents: `num_channels` cells of `scale_px` x `scale_px` pixels.
+
+    A first frame has a latent frame of its own; each `frame_stride` more share one. Sizes must be
+    multiples of `size_multiple_px`, and frame counts 1 more than a multiple of `frame_multiple`.
+    """
+
+    num_channels: int
+    scale_px: int
+    frame_stride: int
+    size_multiple_px: int
+    frame_multiple: int
+
+    def latent_shape(self, job: Job) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of a job's latents, as the decoder gets them."""
+        return (
+            self.num_channels,
+            (job.num_frames - 1) // self.frame_stride + 1,
+            job.height_px // self.scale_px,
+            job.width_px // self.scale_px,
+        )
+
+
+class Family(Protocol):
+    """An adapter's entry: what can be known of a model folder without torch, and what opens it."""
+
+    @property
+    def name(self) -> str:
+        """As in DESIGN 6."""
+
+    @property
+    def pipeline(self) -> str:
+        """The `_class_name` of its model_index.json."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Values of a card that reel.json leaves out: those of diffusers' pipeline."""
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """Keys of its own in reel.json, with their values where it leaves them out."""
+
+    def components(self, index: Mapping[str, Any]) -> tuple[str, ...]:
+        """The folders that a whole model has.
+
+        Raises:
+            SettingsError: a kind of this family that is not served.
+        """
+
+    def geometry(self, folder: Path) -> Geometry:
+        """From the components' configurations."""
+
+    def is_guidance_embedded(self, folder: Path, said: Mapping[str, Any]) -> bool:
+        """Whether a request's guidance scale goes into the forward: one row, no negative prompt."""
+
+    def encoder(self, folder: Path, place: Place, card: ModelCard) -> Encoder:
+        """Of prompts."""
+
+    def denoiser(self, folder: Path, place: Place, card: ModelCard) -> Denoiser:
+        """Of latents.
+
+        Raises:
+            SettingsError: `choose_attention`, or a scheduler whose steps nobody could repeat.
+        """
+
+    def decoder(self, folder: Path, place: Place, card: ModelCard) -> LatentDecoder:
+        """From latents to frames."""
+
+
+class Encoder(ABC):
+    """A family's prompt encoding: its pipeline, loaded without transformer and VAE."""
+
+    without: ClassVar[tuple[str, ...]] = ("transformer", "vae")
+
+    def __init__(self, folder: Path, place: Place, card: ModelCard) -> None:
+        import diffusers
+
+        index = read_config(folder, "model_index.json")
+        pipeline: Any = getattr(diffusers, index["_class_name"])
+        # The scheduler is a small JSON file; pipelines do not construct without one.
+        self._pipeline = pipeline.from_pretrained(
+            folder, **dict.fromkeys(self.without), torch_dtype=place.dtype, local_files_only=True
+        ).to(place.device)
+        self._device, self._pad_length = place.device, card.text_pad_length
+
+    @abstractmethod
+    def encode(self, prompts: list[str]) -> Text:
+        """All that a denoiser's `text_layout` names, a row a prompt."""
+
+
+class Denoiser(ABC):
+    """A family's transformer and noise schedule. All state of a job is an argument.
+
+    A class that says nothing else has latents as the VAE has them, guidance by a second row, one
+    transformer, and a schedule made from nothing but the number of steps.
+    """
+
+    def __init__(self, folder: Path, place: Place, card: ModelCard, geometry: Geometry) -> None:
+        import diffusers
+
+        self._place, self._card, self._geometry = place, card, geometry
+        self._transformer = self._load(folder, "transformer")
+        config = read_config(folder, "scheduler/scheduler_config.json")
+        if config.get("stochastic_sampling"):
+            raise SettingsError(f"{folder} draws noise that no seed repeats: stochastic_sampling")
+        self._scheduler_class: Any = getattr(diffusers, config["_class_name"])
+        self._prototype = self._scheduler_class.from_config(config)
+
+    def _load(self, folder: Path, component: str) -> Any:
+        """A transformer of the model, ready to predict."""
+        import diffusers
+
+        config = read_config(folder, f"{component}/config.json")
+        loaded: Any = getattr(diffusers, config["_class_name"]).from_pretrained(
+            folder, subfolder=component, torch_dtype=self._place.dtype, local_files_only=True
+        )
+        loaded = loaded.to(self._place.device).eval()
+        choose_attention(loaded, self._place.attention)
+        return loaded
+
+    @abstractmethod
+    def text_layout(self) -> Expected:
+        """Type and shape of each of a prompt's encodings, by name, without the batch."""
+
+    @abstractmethod
+    def predict(
+        self, latents: Tensor, timesteps: Tensor, text: Text, jobs: Sequence[Job], expert: int
+    ) -> Tensor:
+        """One forward for rows of one shape, constants and expert, at any timesteps.
+
+        Args:
+            latents: (B, ...) float32, as `prepare_latents` makes them.
+            timesteps: (B,).
+            text: (B, ...) each, as `text_layout` says.
+            jobs: of each row.
+            expert: as `expert` says of each row's timestep.
+        Returns:
+            As latents; in float32 or the transformer's dtype, as the family's pipeline has it.
+        """
+
+    def prepare_latents(self, job: Job) -> Tensor:
+        """Initial noise, (1, C, T, H, W) float32."""
+        return self._noise((1, *self._geometry.latent_shape(job)), job.seed)
+
+    def _noise(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        """Drawn on the CPU, so alike on every device."""
+        import torch
+
+        generator = torch.Generator("cpu").manual_seed(seed)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+        return noise.to(self._place.device)
+
+    def new_schedule(self, job: Job) -> Any:
+        """A scheduler of the job's own: `step` mutates it."""
+        schedule = self._scheduler_class.from_config(self._prototype.config)
+        self._set_timesteps(schedule, job)
+        if hasattr(schedule, "set_begin_index"):
+            schedule.set_begin_index(0)
+        return schedule
+
+    def _set_timesteps(self, schedule: Any, job: Job) -> None:
+        schedule.set_timesteps(job.num_inference_steps, device=self._place.device)
+
+    def constants(self, job: Job) -> Hashable:
+        """What rows of a forward must share, beside model and shape."""
+        del job
+        return None
+
+    def expert(self, timestep: Tensor) -> int:
+        """Which transformer predicts at a timestep."""
+        del timestep
+        return 0
+
+    def guidance_scale(self, job: Job, timestep: Tensor) -> float:
+        """Of a guided job's step; a Python float: a tensor of its own would round in its dtype."""
+        del timestep
+        return job.guidance_scale
+
+    def final_latents(self, latents: Tensor, job: Job) -> Tensor:
+        """(C, T, H, W) of (1, ...): what the decoder is to get."""
+        del job
+        return latents[0]
+
+
+class LatentDecoder(Protocol):
+    """A family's VAE; not safe to use from several threads."""
+
+    def frames(self, latents: Tensor, job: Job) -> Iterator[npt.NDArray[Any]]:
+        """Decode one job's latents, in pieces that need least memory.
+
+        Args:
+            latents: (C, T, H, W) float32, normalised.
+        Yields:
+            T arrays (f, height_px, width_px, 3) uint8; f is 1 first, then the frame stride.
+        """
+
+
+class WholeDecoder(ABC):
+    """A VAE that decodes a clip at once: what its decoder makes of a frame hangs on later ones."""
+
+    def __init__(self, folder: Path, place: Place, geometry: Geometry) -> None:
+        self._place, self._geometry = place, geometry
+        self._vae = load_vae(folder, place)
+
+    @abstractmethod
+    def _decode(self, latents: Tensor, job: Job) -> Tensor:
+        """(1, 3, F, H, W) in [-1, 1] of (1, C, T, H, W) normalised."""
+
+    def frames(self, latents: Tensor, job: Job) -> Iterator[npt.NDArray[Any]]:
+        """As `LatentDecoder.frames`."""
+        pixels = as_uint8(self._decode(latents[None].to(self._place.device), job)[0])
+        yield pixels[:1]
+        yield from split(pixels[1:], self._geometry.frame_stride)
+
+
+def split(frames: npt.NDArray[Any], stride: int) -> Iterator[npt.NDArray[Any]]:
+    """Frames in runs of `stride`."""
+    for begin in range(0, len(frames), stride):
+        yield frames[begin : begin + stride]
+
+
+def load_vae(folder: Path, place: Place) -> Any:
+    """A model's VAE, and nothing else of it."""
+    import diffusers
+
+    config = read_config(folder, "vae/config.json")
+    vae: Any = getattr(diffusers, config["_class_name"]).from_pretrained(
+        folder, subfolder="vae", torch_dtype=place.dtype, local_files_only=True
+    )
+    return vae.to(place.device).eval()
+
+
+def as_uint8(pixels: Tensor) -> npt.NDArray[Any]:
+    """(3, f, H, W) in [-1, 1] -> (f, H, W, 3) uint8, rounded as diffusers' VideoProcessor does."""
+    import torch
+
+    unit = (pixels.clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0)
+    return (unit.float() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+
+
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a model folder.
+
+    Raises:
+        SettingsError: it is no JSON object.
+    """
+    path = folder / name
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SettingsError(f"{path} is no JSON object")
+    return value
