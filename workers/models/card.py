@@ -46,6 +46,7 @@ class ModelCard:
     guidance_scale: float = 5.0
     max_num_frames: int = 241
     max_frame_px: int = 1280 * 720
+    min_num_inference_steps: int = 1
     max_num_inference_steps: int = 100
     size_multiple_px: int = 16
     frame_stride: int = 4
@@ -68,6 +69,7 @@ _CARD_KEYS: Mapping[str, type] = {
     "guidance_scale": float,
     "max_num_frames": int,
     "max_frame_px": int,
+    "min_num_inference_steps": int,
     "max_num_inference_steps": int,
 }
 
@@ -113,13 +115,13 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def smallest_job(card: ModelCard) -> Job:
-    """One frame of the least size in one step: enough to see that a device computes."""
+    """One frame of the least size in fewest steps: enough to see that a device computes."""
     side_px = card.size_multiple_px
     return Job(
         job_id="probe", run=1, tenant_id="probe", tier="probe", partition=0, model=card.name,
         model_version=card.version, num_frames=1, width_px=side_px, height_px=side_px,
-        fps=card.fps, num_inference_steps=1, guidance_scale=1.0, seed=0, created_at=_EPOCH,
-        deadline=_EPOCH,
+        fps=card.fps, num_inference_steps=card.min_num_inference_steps, guidance_scale=1.0,
+        seed=0, created_at=_EPOCH, deadline=_EPOCH,
     )  # fmt: skip
 
 

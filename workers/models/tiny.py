@@ -49,7 +49,7 @@ def write_tiny_model(folder: Path, seed: int = 0, boundary_ratio: float | None =
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer = _tokenizer()
+        tokenizer = character_tokenizer()
         text_encoder = UMT5EncoderModel(
             UMT5Config(
                 vocab_size=len(tokenizer), d_model=_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4
@@ -91,7 +91,7 @@ def write_tiny_model(folder: Path, seed: int = 0, boundary_ratio: float | None =
     (folder / CARD_FILE).write_text(json.dumps(CARD, indent=2) + "\n")
 
 
-def _tokenizer() -> Any:
+def character_tokenizer() -> Any:
     """A character tokenizer in T5's own class, so that from_pretrained needs no network."""
     from transformers import T5Tokenizer
 

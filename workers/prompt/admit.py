@@ -58,7 +58,7 @@ def admit(
         created_at=request.created_at,
         deadline=_deadline(request, rules),
     )
-    _check_text(request, rules)
+    _check_text(request, card, rules)
     _check_shape(job, card)
     _check_sampling(job, card, rules)
     return job
@@ -108,7 +108,12 @@ def _deadline(request: GenerationRequest, rules: AdmissionRules) -> datetime:
     return request.deadline or latest
 
 
-def _check_text(request: GenerationRequest, rules: AdmissionRules) -> None:
+def _check_text(request: GenerationRequest, card: ModelCard, rules: AdmissionRules) -> None:
+    if request.negative_prompt and card.is_guidance_embedded:
+        raise Rejected(
+            f"{card.name} is distilled for guidance: it takes no negative prompt",
+            reason_code="no_negative_prompt",
+        )
     longest = max(len(request.prompt), len(request.negative_prompt))
     if longest > rules.max_prompt_chars:
         raise Rejected(
@@ -143,9 +148,10 @@ def _check_shape(job: Job, card: ModelCard) -> None:
 
 
 def _check_sampling(job: Job, card: ModelCard, rules: AdmissionRules) -> None:
-    if not 1 <= job.num_inference_steps <= card.max_num_inference_steps:
+    fewest, most = card.min_num_inference_steps, card.max_num_inference_steps
+    if not fewest <= job.num_inference_steps <= most:
         raise Rejected(
-            f"{job.num_inference_steps} steps: want 1 to {card.max_num_inference_steps}",
+            f"{job.num_inference_steps} steps: want {fewest} to {most}",
             reason_code="invalid_steps",
         )
     if not (

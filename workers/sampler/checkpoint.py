@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 MAX_CHECKPOINT_BYTES = 1 << 30
 _FOLDER = "sampler.checkpoint"  # beside the stages' folders; the sweep takes what stays there
 _ABOUT = "about"  # JSON, as bytes
+_RNG = "rng_state"
+_FLAT: tensors.Expected = {_ABOUT: (np.uint8, (None,)), _RNG: (np.float32, (None,))}
 
 #: What a scheduler remembers between two steps: with these every cut is bit-equal, and each is
 #: indispensable (UniPC: Zhao et al., arXiv 2302.04867). One that is not here gets no checkpoints.
@@ -44,7 +46,7 @@ MEMORY_OF: Mapping[str, tuple[str, ...]] = {
         "this_order",
     ),
     "CogVideoXDDIMScheduler": (),
-    "CogVideoXDPMScheduler": ("old_pred_original_sample", "rng_state"),
+    "CogVideoXDPMScheduler": ("old_pred_original_sample", _RNG),
 }
 
 
@@ -108,10 +110,7 @@ def restore(
     shape = tuple(like.shape)
     found = tensors.load(
         data,
-        {
-            name: (np.uint8, (None,)) if name == _ABOUT else (np.float32, shape)
-            for name in tensors.names(data)
-        },
+        {name: _FLAT.get(name, (np.float32, shape)) for name in tensors.names(data)},
     )
     if _ABOUT not in found or "latents" not in found:
         raise InvalidRecord("a checkpoint without latents", reason_code="bad_tensor")

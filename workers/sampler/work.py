@@ -261,13 +261,14 @@ class SamplerWork:
         guided = [each for each in states if each.negative_text is not None]
 
         def forward(rows: Sequence[Denoising], texts: Sequence[Text]) -> Tensor:
-            return family.predict(
+            prediction = family.predict(
                 torch.cat([each.latents for each in rows]),
                 torch.stack([each.timestep for each in rows]),
                 {name: torch.cat([each[name] for each in texts]) for name in texts[0]},
                 [each.job for each in rows],
                 family.expert(rows[0].timestep),
             )
+            return prediction.float()  # guidance and the scheduler would round again
 
         prompts = [each.text for each in states]
         negatives = [each.negative_text for each in guided if each.negative_text is not None]

@@ -181,7 +181,7 @@ class Denoiser(ABC):
             jobs: of each row.
             expert: as `expert` says of each row's timestep.
         Returns:
-            As latents; in float32 or the transformer's dtype, as the family's pipeline has it.
+            As latents, in the transformer's dtype.
         """
 
     def prepare_latents(self, job: Job) -> Tensor:

@@ -148,7 +148,7 @@ class CogVideoXDenoiser(Denoiser):
     def predict(
         self, latents: Tensor, timesteps: Tensor, text: Text, jobs: Sequence[Job], expert: int
     ) -> Tensor:
-        """As `Denoiser.predict`; in float32."""
+        """As `Denoiser.predict`."""
         del expert, jobs
         transformer = self._transformer
         rotary = None
@@ -162,7 +162,7 @@ class CogVideoXDenoiser(Denoiser):
             image_rotary_emb=rotary,
             return_dict=False,
         )[0]
-        return prediction.float()
+        return prediction
 
     def _rotary_embedding(self, num_frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         """As `CogVideoXPipeline` prepares it for latents of that size."""

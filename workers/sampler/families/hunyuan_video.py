@@ -126,7 +126,7 @@ class HunyuanVideoDenoiser(Denoiser):
     def predict(
         self, latents: Tensor, timesteps: Tensor, text: Text, jobs: Sequence[Job], expert: int
     ) -> Tensor:
-        """As `Denoiser.predict`; in the transformer's dtype."""
+        """As `Denoiser.predict`."""
         import torch
 
         del expert

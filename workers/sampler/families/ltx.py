@@ -48,6 +48,7 @@ class Ltx:
             "height_px": 512,
             "fps": 25,
             "guidance_scale": 3.0,
+            "min_num_inference_steps": 2,  # its schedules are stretched between two ends
         }
     )
     #: Of a VAE with `timestep_conditioning`; no noise scale of its own: as the timestep.
@@ -153,7 +154,7 @@ class LtxDenoiser(Denoiser):
     def predict(
         self, latents: Tensor, timesteps: Tensor, text: Text, jobs: Sequence[Job], expert: int
     ) -> Tensor:
-        """As `Denoiser.predict`; in float32."""
+        """As `Denoiser.predict`."""
         del expert
         transformer, geometry = self._transformer, self._geometry
         _, num_frames, height, width = geometry.latent_shape(jobs[0])
@@ -170,7 +171,7 @@ class LtxDenoiser(Denoiser):
             ),
             return_dict=False,
         )[0]  # fmt: skip
-        return prediction.float()
+        return prediction
 
 
 class LtxDecoder(WholeDecoder):

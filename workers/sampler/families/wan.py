@@ -137,7 +137,7 @@ class WanDenoiser(Denoiser):
     def predict(
         self, latents: Tensor, timesteps: Tensor, text: Text, jobs: Sequence[Job], expert: int
     ) -> Tensor:
-        """As `Denoiser.predict`; in the transformer's dtype."""
+        """As `Denoiser.predict`."""
         del jobs
         transformer = self._experts[expert]
         prediction: Tensor = transformer(
