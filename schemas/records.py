@@ -85,6 +85,7 @@ class GenerationRequest:
     seed: int | None = None
     deadline: datetime | None = None
     run: int = 1
+    is_deferrable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ class VideoDone:
     height_px: int | None = None
     fps: int | None = None
     seed: int | None = None
+    retry_at: datetime | None = None
     cost_gpu_s: float = 0.0
     timings: tuple[StageTiming, ...] = ()
 

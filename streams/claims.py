@@ -128,11 +128,15 @@ def read_run_claim(body: bytes) -> RunClaim:
 
 
 def request_sha256(request: GenerationRequest) -> str:
-    """What makes two requests the same: every field but the times and the run."""
+    """What makes two requests the same: every field but the times and the run.
+
+    A field that is younger than claims in a store counts only where it says something.
+    """
     fields = {
         name: getattr(request, name)
         for name in GenerationRequest.__slots__
         if name not in ("created_at", "deadline", "run")
+        and (name != "is_deferrable" or request.is_deferrable)
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

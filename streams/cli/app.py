@@ -147,12 +147,20 @@ def submit(
         float | None, typer.Option(metavar="SECONDS", min=0.001, help="Useless after so long.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end.")] = False,
+    off_peak: Annotated[
+        bool, typer.Option("--off-peak", help="It may wait until nothing else does.")
+    ] = False,
 ) -> None:
     """Hand a job to the pipeline and print its id. With --wait: exit 1 unless it completed."""
     from streams.cli.jobs import submit_job
 
     wish = _wish(prompt, seed, steps, frames, size, fps, guidance, negative)
-    raise typer.Exit(submit_job(wish, tenant, tier, model, idempotency_key, deadline, wait=wait))
+    raise typer.Exit(
+        submit_job(
+            wish, tenant, tier, model, idempotency_key, deadline,
+            is_deferrable=off_peak, wait=wait,
+        )
+    )  # fmt: skip
 
 
 @app.command()

@@ -26,6 +26,7 @@ def submit_job(
     idempotency_key: str | None,
     deadline_s: float | None,
     *,
+    is_deferrable: bool,
     wait: bool,
 ) -> int:
     """Print the job's id; with `wait` follow it. The exit code."""
@@ -41,6 +42,7 @@ def submit_job(
                 model=model,
                 idempotency_key=idempotency_key,
                 deadline=deadline,
+                is_deferrable=is_deferrable,
                 **asdict(wish),
             )
             result(job_id)

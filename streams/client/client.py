@@ -122,11 +122,13 @@ class Client:
         guidance_scale: float | None = None,
         seed: int | None = None,
         deadline: datetime | None = None,
+        is_deferrable: bool = False,
     ) -> str:
         """Hand a job to the pipeline; its job id, once every in-sync replica has it.
 
         With an `idempotency_key` the job id is that of (tenant, key): to submit twice is one job.
-        None leaves a choice to the model or the tier. Raises WrongRequest for values that no
+        None leaves a choice to the model or the tier. A deferrable job waits until nothing else
+        does. Raises WrongRequest for values that no
         request can hold.
         """
         request = GenerationRequest(
@@ -146,6 +148,7 @@ class Client:
             guidance_scale=guidance_scale,
             seed=seed,
             deadline=deadline,
+            is_deferrable=is_deferrable,
         )
         await self.send(request)
         return request.job_id

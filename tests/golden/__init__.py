@@ -76,6 +76,7 @@ SAMPLES: dict[str, Record | BlobRef] = {
         seed=0,
         deadline=_LATER,
         run=2,
+        is_deferrable=True,
     ),
     "CleanedPrompt": CleanedPrompt(
         job=_JOB,
@@ -123,6 +124,7 @@ SAMPLES: dict[str, Record | BlobRef] = {
         seed=2**40 + 1,
         cost_gpu_s=12.5,
         timings=(_TIMING,),
+        retry_at=_LATER,
     ),
     "JobEvent": JobEvent(
         job_id=_JOB.job_id,

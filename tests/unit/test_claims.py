@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -68,6 +70,17 @@ def test_another_request_under_a_used_id_is_a_conflict(
     conflict = reason_of(lambda: claim_request(fences, other, b"other", 2))
     assert conflict == "idempotency_conflict"
     assert claim_request(fences, WISH, b"first", 2).value == b"first"
+
+
+def test_a_claim_from_before_a_field_existed_still_is_the_same_requests() -> None:
+    """The digest as it was when requests had no `is_deferrable`; it stands in stores."""
+    fields = {
+        name: getattr(WISH, name)
+        for name in WISH.__slots__
+        if name not in ("created_at", "deadline", "run", "is_deferrable")
+    }
+    before = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    assert request_sha256(WISH) == before != request_sha256(replace(WISH, is_deferrable=True))
 
 
 def test_a_run_that_no_redrive_began_is_refused_and_holds_nothing(fences: Fences) -> None:
