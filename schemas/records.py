@@ -129,6 +129,7 @@ class FramesDecoded:
 
     job: Job
     chunks: tuple[FrameChunk, ...]
+    degradations: tuple[str, ...] = ()
     timings: tuple[StageTiming, ...] = ()
 
 
@@ -157,6 +158,7 @@ class VideoDone:
     fps: int | None = None
     seed: int | None = None
     retry_at: datetime | None = None
+    degradations: tuple[str, ...] = ()
     cost_gpu_s: float = 0.0
     timings: tuple[StageTiming, ...] = ()
 

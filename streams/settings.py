@@ -111,11 +111,21 @@ class Settings(BaseSettings):
     )
 
     # The worker
-    model: Path | None = Field(None, description="A WanPipeline directory.")
+    model: Path | None = Field(None, description="A model: a diffusers pipeline's folder.")
     device: str = Field("cpu", description="cpu, cuda or cuda:N.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of weights.")
     attention: str | None = Field(
         None, description="One of diffusers' attention backends (`flash`, `sage`); unset: torch's."
+    )
+    compile: str | None = Field(
+        None,
+        description="One of torch.compile's backends (`inductor`) for transformers; unset: none.",
+    )
+    offload: Literal["block", "leaf"] | None = Field(
+        None, description="Transformers stay in host memory, a block or a layer at a time apart."
+    )
+    vae_tiling: bool = Field(
+        False, description="Decode large frames in tiles always, not only for want of memory."
     )
     torch_threads: int = Field(0, ge=0, description="Threads of a CPU worker; 0: torch's choice.")
     metrics_host: str = Field("127.0.0.1", description="Where /metrics, /healthz, /readyz listen.")

@@ -93,7 +93,7 @@ def next_record(
         case "sampler":
             return LatentsReady(job, blob, "CTHW", True, 1, {}, timings)
         case "decoder":
-            return FramesDecoded(job, (FrameChunk(blob, 0, job.num_frames),), timings)
+            return FramesDecoded(job, (FrameChunk(blob, 0, job.num_frames),), timings=timings)
         case _:
             return VideoDone(
                 job.job_id, job.run, job.tenant_id, "completed", job.partition, job.created_at,

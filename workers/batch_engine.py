@@ -62,6 +62,8 @@ class MicroBatchEngine(RowEngine):
                 self._answer(Failed(ticket, fault_of(result)))
             else:
                 done.append((ticket, prepared, result))
+                for each in getattr(result, "degradations", ()):
+                    self._announce(prepared.task, "degraded", detail=each)
         self._hand_off(self._complete, self._completes, done, timing)
 
     def _patiently(self, rows: Sequence[tuple[Ticket, Prepared]]) -> Sequence[Any]:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from schemas.records import GenerationRequest, JobEvent, StageTiming
+from schemas.records import BlobRef, GenerationRequest, JobEvent, StageTiming
 from streams.core.events import (
     Announced,
     Drop,
@@ -317,6 +317,8 @@ class RowEngine(ABC):
         batched_with: int = 1,
         step: int | None = None,
         num_steps: int | None = None,
+        detail: str | None = None,
+        preview: BlobRef | None = None,
     ) -> None:
         record = task.record
         job = record if isinstance(record, GenerationRequest) else record.job
@@ -331,6 +333,8 @@ class RowEngine(ABC):
             batched_with=batched_with,
             step=step,
             num_steps=num_steps,
+            preview=preview,
+            detail=detail,
         )
         word = kind if step is None else f"{kind}-{step}"
         self._completions.put(Announced(self._fenced.announce(task, event, word)))

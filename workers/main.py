@@ -61,7 +61,7 @@ def build_work(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
 
         return FinisherWork(store)
     if settings.model is None:
-        raise SettingsError("no model: set REEL_MODEL to a WanPipeline folder")
+        raise SettingsError("no model: set REEL_MODEL to a diffusers pipeline's folder")
     device = _device(settings)
     match stage.name:
         case "prompt":
@@ -181,6 +181,7 @@ class Worker:
         settings, metrics = self.settings, self.metrics
         shared = fenced, self.name, settings.io_threads, metrics.held, metrics.stage_seconds
         if isinstance(fenced.work, SteppedWork):
+            metrics.compiled_graphs(fenced.work.num_compiled_graphs)
             return StepEngine(
                 *shared, metrics.stepped, settings.step_rows_max, settings.checkpoint_ms / 1000,
                 settings.home / "caps", settings.weights,
@@ -244,7 +245,13 @@ def _rules(settings: Settings) -> AdmissionRules:
 
 def _device(settings: Settings) -> DeviceSettings:
     return DeviceSettings(
-        settings.device, settings.dtype, settings.torch_threads, settings.attention
+        settings.device,
+        settings.dtype,
+        settings.torch_threads,
+        settings.attention,
+        settings.compile,
+        settings.offload,
+        settings.vae_tiling,
     )
 
 

@@ -112,3 +112,6 @@ class SteppedWork(StageWork, Protocol):
 
     def peak_bytes(self) -> int | None:
         """The most memory in use at a time since this was last asked; None as above."""
+
+    def num_compiled_graphs(self) -> int:
+        """How often a step of another shape had to be compiled, so far. On any thread."""

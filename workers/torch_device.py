@@ -21,6 +21,9 @@ class DeviceSettings:
     """What a deployment asks for: `cpu`, `cuda` or `cuda:N`; a dtype's name; 0 = torch's choice.
 
     `attention`: one of diffusers' attention backends, for transformers; None: torch's own choice.
+    `compile_backend`: one of torch.compile's, for transformers; None: they run as they are.
+    `offload`: what of a transformer is on the device at a time, `block` or `leaf`; None: all of it.
+    `is_vae_tiled`: large frames are decoded in tiles, always.
     `budget_bytes`: what forwards may hold on the CPU (workers/memory_budget.py); None: no limit.
     """
 
@@ -28,7 +31,28 @@ class DeviceSettings:
     dtype: str = "float32"
     num_threads: int = 0
     attention: str | None = None
+    compile_backend: str | None = None
+    offload: str | None = None
+    is_vae_tiled: bool = False
     budget_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device that is there, and how a model is to compute on it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    settings: DeviceSettings = DeviceSettings()
+
+
+def open_place(settings: DeviceSettings) -> Place:
+    """Where a model goes.
+
+    Raises:
+        SettingsError: `open_device`.
+    """
+    return Place(*open_device(settings), settings)
 
 
 def open_device(settings: DeviceSettings) -> tuple[torch.device, torch.dtype]:
@@ -77,13 +101,41 @@ _NO_MEMORY = (
 _DEVICE_FAILED = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error")
 
 
-def choose_attention(transformer: Any, name: str | None) -> None:
-    """Have a diffusers model attend by that backend.
+def install(transformer: Any, place: Place) -> Any:
+    """Bring a diffusers transformer to its place, by diffusers' own switches.
 
     Raises:
-        SettingsError: no such backend, its package is missing here, or it would be downloaded: no
-            code comes into a worker that was not installed with it.
+        SettingsError: an attention backend, a compiler or a way to offload that is not there.
     """
+    import torch
+
+    settings = place.settings
+    transformer = transformer.eval()
+    if settings.offload is None:
+        transformer = transformer.to(place.device)
+    elif settings.offload not in _OFFLOADS:
+        raise SettingsError(f"REEL_OFFLOAD={settings.offload}: want {' or '.join(_OFFLOADS)}")
+    elif settings.compile_backend is not None:
+        raise SettingsError("REEL_OFFLOAD and REEL_COMPILE do not go together: choose one")
+    else:
+        transformer.enable_group_offload(
+            onload_device=place.device,
+            offload_device=torch.device("cpu"),
+            offload_type=_OFFLOADS[settings.offload],
+            num_blocks_per_group=1 if settings.offload == "block" else None,
+            use_stream=place.device.type == "cuda",
+        )
+    _choose_attention(transformer, settings.attention)
+    if settings.compile_backend is not None:
+        _compile(transformer, settings.compile_backend)
+    return transformer
+
+
+_OFFLOADS = {"block": "block_level", "leaf": "leaf_level"}
+
+
+def _choose_attention(transformer: Any, name: str | None) -> None:
+    """Refuses what would be downloaded: no code comes into a worker but what was installed."""
     if name is None:
         return
     if name.endswith("_hub"):
@@ -92,6 +144,31 @@ def choose_attention(transformer: Any, name: str | None) -> None:
         transformer.set_attention_backend(name)
     except (ValueError, RuntimeError) as error:
         raise SettingsError(f"REEL_ATTENTION={name}: {error}") from error
+
+
+#: Of one block: numbers of rows, times the shapes that a model serves.
+_MAX_GRAPHS = 128
+
+
+def _compile(transformer: Any, backend: str) -> None:
+    """Its repeated blocks, or all of it where diffusers does not say which are; when first used."""
+    import torch
+
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if backend not in known:
+        raise SettingsError(f"REEL_COMPILE={backend}: want one of {', '.join(known)}")
+    torch._dynamo.config.recompile_limit = _MAX_GRAPHS
+    if getattr(transformer, "_repeated_blocks", None):
+        transformer.compile_repeated_blocks(backend=backend, dynamic=False)
+    else:
+        transformer.compile(backend=backend, dynamic=False)
+
+
+def num_compiled_graphs() -> int:
+    """In this process, so far."""
+    import torch
+
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 def open_budget(settings: DeviceSettings) -> MemoryBudget | None:

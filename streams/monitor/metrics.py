@@ -68,6 +68,7 @@ METRICS = (
            buckets=(0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600, 10800)),
     Metric("reel_cost_ratio", "histogram", "What a job took, by what was expected.",
            buckets=(0.1, 0.25, 0.5, 0.7, 0.9, 1.1, 1.4, 2, 4, 10)),
+    Metric("reel_compiled_graphs", "gauge", "Graphs that REEL_COMPILE has compiled so far."),
     Metric("reel_commit_lag_records", "gauge", "Delivered and not committed.",
            ("topic", "partition")),
     Metric("reel_commits_total", "counter", "Commits answered: ok or failed.", ("result",)),
@@ -112,6 +113,7 @@ class WorkerMetrics:
         )
         self._tier_wait = histogram("reel_tier_wait_seconds")
         self._cost_ratio = histogram("reel_cost_ratio").labels(stage)
+        self._compiled = gauge("reel_compiled_graphs").labels(stage)
         self._in_flight = gauge("reel_in_flight_records").labels(stage)
         self._waiting = gauge("reel_waiting_records").labels(stage)
         self._commit_lag = gauge("reel_commit_lag_records")
@@ -170,6 +172,10 @@ class WorkerMetrics:
         """A denoising step of so many rows took so long."""
         self._step_rows.observe(num_rows)
         self._step_seconds.observe(seconds)
+
+    def compiled_graphs(self, count: Callable[[], int]) -> None:
+        """What to ask for them, at each scrape."""
+        self._compiled.set_function(count)
 
     def in_flight(self, num_records: int) -> None:
         """So many records are delivered and not finished."""

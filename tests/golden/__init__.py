@@ -99,6 +99,7 @@ SAMPLES: dict[str, Record | BlobRef] = {
     "FramesDecoded": FramesDecoded(
         job=_JOB,
         chunks=(FrameChunk(_BLOB, 0, 9), FrameChunk(_BLOB, 9, 8)),
+        degradations=("vae_tiled",),
         timings=(_TIMING,),
     ),
     "VideoDone": VideoDone(
@@ -122,9 +123,10 @@ SAMPLES: dict[str, Record | BlobRef] = {
         height_px=480,
         fps=16,
         seed=2**40 + 1,
+        retry_at=_LATER,
+        degradations=("vae_tiled",),
         cost_gpu_s=12.5,
         timings=(_TIMING,),
-        retry_at=_LATER,
     ),
     "JobEvent": JobEvent(
         job_id=_JOB.job_id,

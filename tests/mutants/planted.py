@@ -323,8 +323,8 @@ MUTANTS = (
     Mutant(
         "gives each job of a forward another's prompt",
         _SAMPLER,
-        "        prompts = [each.prompt_embeds for each in states]\n",
-        "        prompts = [each.prompt_embeds for each in reversed(states)]\n",
+        "        prompts = [each.text for each in states]\n",
+        "        prompts = [each.text for each in reversed(states)]\n",
         ("tests/torch/test_demo_model.py",),
     ),
     Mutant(
@@ -336,10 +336,17 @@ MUTANTS = (
     ),
     Mutant(
         "steps a scheduler in place",
-        _SAMPLER,
-        "    schedule = copy_of_schedule(state.schedule)\n",
-        "    schedule = state.schedule\n",
-        ("tests/torch/test_sampler_steps.py",),
+        "workers/sampler/schedules.py",
+        "    own = copy_of_schedule(schedule)\n",
+        "    own = schedule\n",
+        ("tests/torch/test_families.py",),
+    ),
+    Mutant(
+        "begins each job's draws at the seed again",
+        "workers/sampler/schedules.py",
+        "    torch.randn(num_drawn, generator=generator)\n",
+        "",
+        ("tests/torch/test_families.py",),
     ),
     Mutant(
         "goes on from a checkpoint with a scheduler that has forgotten",

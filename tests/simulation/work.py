@@ -142,7 +142,7 @@ class SimulatedWork:
             case "sampler":
                 return LatentsReady(job, blob, "CTHW", True, 1, {}, timings)
             case "decoder":
-                return FramesDecoded(job, (FrameChunk(blob, 0, 1),), timings)
+                return FramesDecoded(job, (FrameChunk(blob, 0, 1),), timings=timings)
         return VideoDone(
             job.job_id, job.run, job.tenant_id, "completed", job.partition, job.created_at,
             timing.finished_at, tier=job.tier, video=blob, ended_by=self.stage, timings=timings,

@@ -32,17 +32,16 @@ from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected, SettingsError
 from streams.topology import stage
 from tests.builders import CREATED_AT as NOW
+from tests.builders import a_job
 from workers.decoder.work import DecoderWork
 from workers.fenced import FencedWork
 from workers.finisher.work import FinisherWork
-from workers.models.card import read_card
+from workers.models.card import family_of, read_card
 from workers.prompt.admit import AdmissionRules
 from workers.prompt.work import PromptWork
-from workers.sampler.families.base import Place
-from workers.sampler.families.wan import WanDecoder
 from workers.sampler.work import Conditioned, Denoising, SamplerWork
 from workers.stage_work import BatchWork, SteppedWork
-from workers.torch_device import DeviceSettings, open_device
+from workers.torch_device import DeviceSettings, open_place
 
 pytestmark = pytest.mark.torch
 
@@ -246,18 +245,18 @@ def test_the_same_frames_give_the_same_bytes(stages: Stages) -> None:
 
 
 def test_two_decodes_interleaved_do_not_disturb_each_other(tiny_model: Path) -> None:
-    vae = WanDecoder(tiny_model, Place(*open_device(CPU)))
+    vae = family_of(tiny_model).decoder(tiny_model, open_place(CPU), read_card(tiny_model))
     noise = [torch.randn((16, 3, 4, 4), generator=torch.Generator().manual_seed(n)) for n in (1, 2)]
     with torch.inference_mode():
-        alone = [list(vae.frames(latents)) for latents in noise]
-        together = list(zip(vae.frames(noise[0]), vae.frames(noise[1]), strict=True))
+        alone = [list(vae.frames(latents, a_job())) for latents in noise]
+        together = list(zip(*(vae.frames(each, a_job()) for each in noise), strict=True))
     for number in (0, 1):
         for one, other in zip(alone[number], together, strict=True):
             np.testing.assert_array_equal(one, other[number])
 
 
 def test_a_frame_at_a_time_equals_the_vaes_own_decode(tiny_model: Path) -> None:
-    vae = WanDecoder(tiny_model, Place(*open_device(CPU)))
+    vae = family_of(tiny_model).decoder(tiny_model, open_place(CPU), read_card(tiny_model))
     own: Any = AutoencoderKLWan.from_pretrained(
         tiny_model, subfolder="vae", torch_dtype=torch.float32
     )
@@ -268,7 +267,7 @@ def test_a_frame_at_a_time_equals_the_vaes_own_decode(tiny_model: Path) -> None:
     )
     with torch.inference_mode():
         want = own.decode(latents[None] * std + mean).sample[0].permute(1, 2, 3, 0)
-        got = np.concatenate(list(vae.frames(latents)))
+        got = np.concatenate(list(vae.frames(latents, a_job())))
     np.testing.assert_allclose(got, ((want * 0.5 + 0.5).clamp(0, 1) * 255).round(), atol=1)
 
 
@@ -366,7 +365,7 @@ def test_the_tiny_model_is_the_same_for_the_same_seed_only(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_a_device_that_is_not_there_is_a_one_line_error() -> None:
     with pytest.raises(SettingsError, match="torch sees 0 CUDA devices"):
-        open_device(DeviceSettings("cuda:0"))
+        open_place(DeviceSettings("cuda:0"))
 
 
 @pytest.mark.gpu

@@ -99,6 +99,9 @@ class ScriptedSteps(ScriptedWork):
     def peak_bytes(self) -> int | None:
         return None if self.memory is None else 1_000 * len(self.forwards[-1])
 
+    def num_compiled_graphs(self) -> int:
+        return 0
+
 
 class StepRig(Rig):
     """An engine whose caps have been found already, unless told otherwise."""

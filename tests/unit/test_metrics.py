@@ -59,6 +59,7 @@ def test_the_exported_metrics_are_exactly_these(metrics: WorkerMetrics) -> None:
         "reel_tier_waiting_gpu_seconds",
         "reel_tier_wait_seconds",
         "reel_cost_ratio",
+        "reel_compiled_graphs",
         "reel_commit_lag_records",
         "reel_commits_total",
         "reel_rebalances_total",
@@ -78,6 +79,7 @@ def test_names_follow_the_rules_of_prometheus() -> None:
             "_rows",
             "_partitions",
             "_ratio",
+            "_graphs",
             "_info",
             "_holding",
         )

@@ -21,20 +21,21 @@ from streams.engine import Task
 from streams.errors import InvalidRecord, OutOfMemory
 from workers.model_check import require_model
 from workers.models.card import family_of, read_card, smallest_job
-from workers.sampler.families.base import LatentDecoder, Place
+from workers.sampler.families.base import LatentDecoder
 from workers.stage_work import Report
 from workers.torch_device import (
     DeviceSettings,
     device_faults,
     free_memory,
     open_budget,
-    open_device,
+    open_place,
 )
 
 if TYPE_CHECKING:
     from workers.memory_budget import MemoryBudget
 
 MAX_LATENTS_BYTES = 1024 * 1024 * 1024
+VAE_TILED = "vae_tiled"
 MAX_UPLOADS = 2  # chunks in memory besides the one being decoded
 
 
@@ -44,6 +45,14 @@ class Latents:
 
     job: Job
     latents: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A clip's chunks, in order, and what was done to it that nobody asked for."""
+
+    chunks: tuple[FrameChunk, ...]
+    degradations: tuple[str, ...] = ()
 
 
 class DecoderWork:
@@ -69,9 +78,9 @@ class DecoderWork:
 
     def load(self) -> None:
         """Load the VAE."""
-        self._device, dtype = open_device(self._device_settings)
+        place = open_place(self._device_settings)
+        self._device = place.device
         self._budget = open_budget(self._device_settings)
-        place = Place(self._device, dtype)
         self._vae = self._family.decoder(self._model_dir, place, self._card)
 
     def batch_key(self, task: Task) -> Hashable:
@@ -98,11 +107,12 @@ class DecoderWork:
         return Latents(job, tensors.load(data, {"latents": (np.float32, shape)})["latents"])
 
     def compute(self, batch: Sequence[Latents], report: Report) -> Sequence[Any]:
-        """Decode and store; each result is a tuple of FrameChunk, in order.
+        """Decode and store; each result is a `Decoded`.
 
         Chunks are uploaded here, beside the decoding, so that no clip is held whole: an upload
-        that fails raises its own error. A row that finds no memory is decoded once more with the
-        cache freed; failing again, it is its own failure, for it was alone on the device.
+        that fails raises its own error. A row that finds no memory is decoded again: with the cache
+        freed, then, if its frames are large, in tiles; after that it is its own failure, for it was
+        alone on the device.
         """
         import torch
 
@@ -112,25 +122,44 @@ class DecoderWork:
         with torch.inference_mode(), ThreadPoolExecutor(1, "chunks") as uploads:
             for row in batch:
                 told = partial(_report_from, report, done, total)
-                result = self._decode_or_no_memory(row, uploads, told)
-                if isinstance(result, OutOfMemory):
-                    free_memory(self._device)
-                    result = self._decode_or_no_memory(row, uploads, told)
-                results.append(result)
+                results.append(self._by_the_ladder(row, uploads, told))
                 done += row.latents.shape[1]
         return results
 
-    def _decode_or_no_memory(
+    def _by_the_ladder(
         self, row: Latents, uploads: ThreadPoolExecutor, told: Callable[[int], None]
-    ) -> tuple[FrameChunk, ...] | OutOfMemory:
+    ) -> Decoded | OutOfMemory:
+        assert self._vae is not None
+        has_tiles = self._vae.has_tiles(row.job)
+        as_usual = has_tiles and self._device_settings.is_vae_tiled
+        result = self._decode_or_no_memory(row, uploads, told, as_usual)
+        for is_tiled in (as_usual, True) if has_tiles else (False,):
+            if isinstance(result, Decoded):
+                break
+            free_memory(self._device)
+            result = self._decode_or_no_memory(row, uploads, told, is_tiled)
+        return result
+
+    def _decode_or_no_memory(
+        self,
+        row: Latents,
+        uploads: ThreadPoolExecutor,
+        told: Callable[[int], None],
+        is_tiled: bool,
+    ) -> Decoded | OutOfMemory:
         """The chunks, or the error without its traceback, which keeps a decode's tensors."""
         try:
-            return self._decode(row, uploads, told)
+            chunks = self._decode(row, uploads, told, is_tiled)
         except OutOfMemory as error:
             return OutOfMemory(str(error), error.evidence)
+        return Decoded(chunks, (VAE_TILED,) if is_tiled else ())
 
     def _decode(
-        self, row: Latents, uploads: ThreadPoolExecutor, told: Callable[[int], None]
+        self,
+        row: Latents,
+        uploads: ThreadPoolExecutor,
+        told: Callable[[int], None],
+        is_tiled: bool,
     ) -> tuple[FrameChunk, ...]:
         job = row.job
         prefix = blob_prefix(job.tenant_id, job.job_id, job.run, self.stage)
@@ -142,7 +171,7 @@ class DecoderWork:
             chunks.append(FrameChunk(future.result(), first_frame, num_frames))
 
         first_frame = 0
-        for frames in self._windows(row, told):
+        for frames in self._windows(row, told, is_tiled):
             if len(under_way) == MAX_UPLOADS:
                 settle()
             under_way.append((uploads.submit(self._put, prefix, frames), first_frame, len(frames)))
@@ -151,14 +180,16 @@ class DecoderWork:
             settle()
         return tuple(chunks)
 
-    def _windows(self, row: Latents, told: Callable[[int], None]) -> Iterator[npt.NDArray[Any]]:
+    def _windows(
+        self, row: Latents, told: Callable[[int], None], is_tiled: bool
+    ) -> Iterator[npt.NDArray[Any]]:
         """Frames in windows of so many latent frames."""
         import torch
 
         assert self._vae is not None
         window: list[npt.NDArray[Any]] = []
         num_decoded = 0
-        decoded = self._vae.frames(torch.from_numpy(row.latents), row.job)
+        decoded = self._vae.frames(torch.from_numpy(row.latents), row.job, is_tiled=is_tiled)
         shape = "x".join(map(str, row.latents.shape))
         while True:
             with device_faults(self._device, 1, f"latents {shape}", self._budget):
@@ -188,10 +219,12 @@ class DecoderWork:
     def _put(self, prefix: str, frames: npt.NDArray[Any]) -> BlobRef:
         return self._store.put(prefix, [tensors.dump({"frames": frames})], tensors.MEDIA_TYPE)
 
-    def store(self, task: Task, result: tuple[FrameChunk, ...], timing: StageTiming) -> Record:
+    def store(self, task: Task, result: Decoded, timing: StageTiming) -> Record:
         """The FramesDecoded that names the chunks, which are stored already."""
         record = task.record
-        return FramesDecoded(record.job, result, (*record.timings, timing))
+        return FramesDecoded(
+            record.job, result.chunks, result.degradations, (*record.timings, timing)
+        )
 
 
 def _report_from(report: Report, num_before: int, num_steps: int, number: int) -> None:

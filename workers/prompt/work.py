@@ -21,9 +21,9 @@ from streams.claims import claim_request
 from streams.engine import Task
 from workers.models.card import family_of, read_card
 from workers.prompt.admit import AdmissionRules, admit, clean_prompt
-from workers.sampler.families.base import NEGATIVE, Encoder, Place
+from workers.sampler.families.base import NEGATIVE, Encoder
 from workers.stage_work import Report
-from workers.torch_device import DeviceSettings, device_faults, open_device
+from workers.torch_device import DeviceSettings, device_faults, open_place
 
 Array = npt.NDArray[Any]
 
@@ -62,8 +62,8 @@ class PromptWork:
 
     def load(self) -> None:
         """Load tokenizers and text encoders, and nothing else of the model."""
-        self._device, dtype = open_device(self._device_settings)
-        place = Place(self._device, dtype)
+        place = open_place(self._device_settings)
+        self._device = place.device
         self._encoder = family_of(self._model_dir).encoder(self._model_dir, place, self._card)
 
     def batch_key(self, task: Task) -> Hashable:

@@ -25,7 +25,7 @@ from streams.errors import InvalidRecord, SickHost
 from workers.model_check import require_model
 from workers.models.card import family_of, read_card, smallest_job
 from workers.sampler.checkpoint import Checkpoints, dump, identity_of, restore
-from workers.sampler.families.base import NEGATIVE, Place
+from workers.sampler.families.base import NEGATIVE
 from workers.sampler.schedules import begin_draws, stepped
 from workers.torch_device import (
     DeviceSettings,
@@ -33,8 +33,9 @@ from workers.torch_device import (
     device_kind,
     free_memory,
     memory_bytes,
+    num_compiled_graphs,
     open_budget,
-    open_device,
+    open_place,
 )
 
 if TYPE_CHECKING:
@@ -108,9 +109,9 @@ class SamplerWork:
 
     def load(self) -> None:
         """Load the transformer and the scheduler."""
-        self._device, dtype = open_device(self._device_settings)
+        place = open_place(self._device_settings)
+        self._device = place.device
         self._budget = open_budget(self._device_settings)
-        place = Place(self._device, dtype, self._device_settings.attention)
         self._denoiser = family_of(self._model_dir).denoiser(self._model_dir, place, self._card)
 
     def identity(self) -> str:
@@ -118,8 +119,10 @@ class SamplerWork:
         import torch
 
         kind = device_kind(self._device_settings)
-        attention = self._device_settings.attention or "default"
-        return f"{self._card.version} {kind} {torch.get_num_threads()} threads {attention}"
+        settings = self._device_settings
+        ways = settings.attention, settings.compile_backend, settings.offload
+        told = " ".join(each or "default" for each in ways)
+        return f"{self._card.version} {kind} {torch.get_num_threads()} threads {told}"
 
     def batch_key(self, task: Task) -> Hashable:
         """One shape: steps, guidance and noise schedule are each job's own."""
@@ -261,7 +264,7 @@ class SamplerWork:
         guided = [each for each in states if each.negative_text is not None]
 
         def forward(rows: Sequence[Denoising], texts: Sequence[Text]) -> Tensor:
-            prediction = family.predict(
+            prediction = family.forward(
                 torch.cat([each.latents for each in rows]),
                 torch.stack([each.timestep for each in rows]),
                 {name: torch.cat([each[name] for each in texts]) for name in texts[0]},
@@ -321,6 +324,12 @@ class SamplerWork:
         torch.cuda.reset_peak_memory_stats(self._device)
         return int(peak)
 
+    def num_compiled_graphs(self) -> int:
+        """How often a forward of another shape had to be compiled, so far."""
+        if self._device_settings.compile_backend is None:
+            return 0  # asking imports what compiles
+        return num_compiled_graphs()
+
     def probe(self) -> None:
         """One forward of the smallest job."""
         import torch
@@ -336,7 +345,7 @@ class SamplerWork:
         with torch.inference_mode(), device_faults(self._device, 1, "the smallest latents"):
             latents = family.prepare_latents(job)
             timesteps = family.new_schedule(job).timesteps[:1]
-            prediction = family.predict(
+            prediction = family.forward(
                 latents, timesteps, text, [job], family.expert(timesteps[0])
             )
             if not torch.isfinite(prediction).all():

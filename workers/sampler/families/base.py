@@ -20,10 +20,9 @@ import numpy.typing as npt
 from schemas.records import Job
 from streams.blobs.tensors import Expected
 from streams.errors import SettingsError
-from workers.torch_device import choose_attention
+from workers.torch_device import Place, install
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from workers.models.card import ModelCard
@@ -32,15 +31,6 @@ if TYPE_CHECKING:
 Text = Mapping[str, "Tensor"]
 
 NEGATIVE = "negative_"  # before the names of a negative prompt's encodings
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where and how a component computes. `attention` None is torch's own choice."""
-
-    device: torch.device
-    dtype: torch.dtype
-    attention: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +96,7 @@ class Family(Protocol):
         """Of latents.
 
         Raises:
-            SettingsError: `choose_attention`, or a scheduler whose steps nobody could repeat.
+            SettingsError: `install`, or a scheduler whose steps nobody could repeat.
         """
 
     def decoder(self, folder: Path, place: Place, card: ModelCard) -> LatentDecoder:
@@ -160,9 +150,7 @@ class Denoiser(ABC):
         loaded: Any = getattr(diffusers, config["_class_name"]).from_pretrained(
             folder, subfolder=component, torch_dtype=self._place.dtype, local_files_only=True
         )
-        loaded = loaded.to(self._place.device).eval()
-        choose_attention(loaded, self._place.attention)
-        return loaded
+        return install(loaded, self._place)
 
     @abstractmethod
     def text_layout(self) -> Expected:
@@ -183,6 +171,26 @@ class Denoiser(ABC):
         Returns:
             As latents, in the transformer's dtype.
         """
+
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, text: Text, jobs: Sequence[Job], expert: int
+    ) -> Tensor:
+        """`predict`; where it is compiled, for 1, 2, 4, 8 ... rows, so that graphs stay few."""
+        num_rows = len(jobs)
+        if self._place.settings.compile_backend is None or num_rows.bit_count() == 1:
+            return self.predict(latents, timesteps, text, jobs, expert)
+        num_more = (1 << num_rows.bit_length()) - num_rows
+
+        def padded(rows: Tensor) -> Tensor:
+            import torch
+
+            return torch.cat([rows, *[rows[-1:]] * num_more])
+
+        prediction = self.predict(
+            padded(latents), padded(timesteps), {name: padded(each) for name, each in text.items()},
+            [*jobs, *([jobs[-1]] * num_more)], expert,
+        )  # fmt: skip
+        return prediction[:num_rows]
 
     def prepare_latents(self, job: Job) -> Tensor:
         """Initial noise, (1, C, T, H, W) float32."""
@@ -228,52 +236,75 @@ class Denoiser(ABC):
         return latents[0]
 
 
-class LatentDecoder(Protocol):
-    """A family's VAE; not safe to use from several threads."""
+class LatentDecoder(ABC):
+    """A family's VAE; not safe to use from several threads.
 
-    def frames(self, latents: Tensor, job: Job) -> Iterator[npt.NDArray[Any]]:
+    One that says nothing else decodes a clip at once: what it makes of a frame hangs on later ones.
+    """
+
+    def __init__(self, folder: Path, place: Place, geometry: Geometry) -> None:
+        import diffusers
+
+        self._place, self._geometry = place, geometry
+        config = read_config(folder, "vae/config.json")
+        vae: Any = getattr(diffusers, config["_class_name"]).from_pretrained(
+            folder, subfolder="vae", torch_dtype=place.dtype, local_files_only=True
+        )
+        self._vae = vae.to(place.device).eval()
+
+    @abstractmethod
+    def _scaled(self, latents: Tensor) -> Tensor:
+        """What the VAE takes, of normalised (1, C, T, H, W), in its dtype."""
+
+    def _decode(self, latents: Tensor, job: Job) -> Tensor:
+        """(1, 3, F, H, W) in [-1, 1], by the VAE's own `decode`."""
+        del job
+        pixels: Tensor = self._vae.decode(self._scaled(latents), return_dict=False)[0]
+        return pixels
+
+    def frames(
+        self, latents: Tensor, job: Job, *, is_tiled: bool = False
+    ) -> Iterator[npt.NDArray[Any]]:
         """Decode one job's latents, in pieces that need least memory.
 
         Args:
             latents: (C, T, H, W) float32, normalised.
+            job: whose they are.
+            is_tiled: in overlapping tiles, blended: less memory, and other pixels.
         Yields:
             T arrays (f, height_px, width_px, 3) uint8; f is 1 first, then the frame stride.
         """
+        batch = latents[None].to(self._place.device)
+        if not is_tiled:
+            yield from self._pieces(batch, job)
+            return
+        self._vae.enable_tiling()
+        try:
+            pixels = self._decode(batch, job)
+        finally:
+            self._vae.disable_tiling()
+        yield from self._by_latent_frame(pixels)
 
+    def _pieces(self, latents: Tensor, job: Job) -> Iterator[npt.NDArray[Any]]:
+        yield from self._by_latent_frame(self._decode(latents, job))
 
-class WholeDecoder(ABC):
-    """A VAE that decodes a clip at once: what its decoder makes of a frame hangs on later ones."""
+    def has_tiles(self, job: Job) -> bool:
+        """Whether its frames are larger than one tile."""
+        vae = self._vae
+        return bool(
+            job.height_px > vae.tile_sample_min_height or job.width_px > vae.tile_sample_min_width
+        )
 
-    def __init__(self, folder: Path, place: Place, geometry: Geometry) -> None:
-        self._place, self._geometry = place, geometry
-        self._vae = load_vae(folder, place)
-
-    @abstractmethod
-    def _decode(self, latents: Tensor, job: Job) -> Tensor:
-        """(1, 3, F, H, W) in [-1, 1] of (1, C, T, H, W) normalised."""
-
-    def frames(self, latents: Tensor, job: Job) -> Iterator[npt.NDArray[Any]]:
-        """As `LatentDecoder.frames`."""
-        pixels = as_uint8(self._decode(latents[None].to(self._place.device), job)[0])
-        yield pixels[:1]
-        yield from split(pixels[1:], self._geometry.frame_stride)
-
-
-def split(frames: npt.NDArray[Any], stride: int) -> Iterator[npt.NDArray[Any]]:
-    """Frames in runs of `stride`."""
-    for begin in range(0, len(frames), stride):
-        yield frames[begin : begin + stride]
-
-
-def load_vae(folder: Path, place: Place) -> Any:
-    """A model's VAE, and nothing else of it."""
-    import diffusers
-
-    config = read_config(folder, "vae/config.json")
-    vae: Any = getattr(diffusers, config["_class_name"]).from_pretrained(
-        folder, subfolder="vae", torch_dtype=place.dtype, local_files_only=True
-    )
-    return vae.to(place.device).eval()
+    def _by_latent_frame(
+        self, pixels: Tensor, *, is_first: bool = True
+    ) -> Iterator[npt.NDArray[Any]]:
+        """The frames of (1, 3, F, H, W), those of each latent frame together."""
+        frames, stride = as_uint8(pixels[0]), self._geometry.frame_stride
+        if is_first:
+            yield frames[:1]
+            frames = frames[1:]
+        for begin in range(0, len(frames), stride):
+            yield frames[begin : begin + stride]
 
 
 def as_uint8(pixels: Tensor) -> npt.NDArray[Any]:

@@ -23,13 +23,11 @@ from workers.sampler.families.base import (
     Denoiser,
     Encoder,
     Geometry,
-    Place,
+    LatentDecoder,
     Text,
-    as_uint8,
-    load_vae,
     read_config,
-    split,
 )
+from workers.torch_device import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,21 +190,19 @@ class CogVideoXDenoiser(Denoiser):
         return cosines, sines
 
 
-class CogVideoXDecoder:
+class CogVideoXDecoder(LatentDecoder):
     """AutoencoderKLCogVideoX driven two latent frames at a time, as its own `decode` does inside.
 
     Its cache of convolutions is a value, so that frames can go before the next are decoded.
     """
 
-    def __init__(self, folder: Path, place: Place, geometry: Geometry) -> None:
-        self._vae = load_vae(folder, place)
-        self._place, self._geometry = place, geometry
+    def _scaled(self, latents: Tensor) -> Tensor:
+        scaling_factor: float = self._vae.config.scaling_factor
+        return latents.to(self._place.dtype) / scaling_factor
 
-    def frames(self, latents: Tensor, job: Job | None = None) -> Iterator[npt.NDArray[Any]]:
-        """As `LatentDecoder.frames`; two latent frames are decoded at a time, three first."""
+    def _pieces(self, latents: Tensor, job: Job) -> Iterator[npt.NDArray[Any]]:
         del job
-        vae, place = self._vae, self._place
-        scaled = latents[None].to(place.device, place.dtype) / vae.config.scaling_factor
+        vae, scaled = self._vae, self._scaled(latents)
         window, num_frames = vae.num_latent_frames_batch_size, scaled.shape[2]
         ends = range(window + num_frames % window, num_frames + 1, window)
         cache, begin = None, 0
@@ -215,9 +211,5 @@ class CogVideoXDecoder:
             if vae.post_quant_conv is not None:
                 hidden = vae.post_quant_conv(hidden)
             pixels, cache = vae.decoder(hidden, conv_cache=cache)
-            decoded = as_uint8(pixels[0])
-            if begin == 0:  # the first latent frame is one frame
-                yield decoded[:1]
-                decoded = decoded[1:]
-            yield from split(decoded, self._geometry.frame_stride)
+            yield from self._by_latent_frame(pixels, is_first=begin == 0)
             begin = end

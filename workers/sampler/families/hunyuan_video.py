@@ -21,11 +21,11 @@ from workers.sampler.families.base import (
     Denoiser,
     Encoder,
     Geometry,
-    Place,
+    LatentDecoder,
     Text,
-    WholeDecoder,
     read_config,
 )
+from workers.torch_device import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,11 +148,9 @@ class HunyuanVideoDenoiser(Denoiser):
         return prediction
 
 
-class HunyuanVideoDecoder(WholeDecoder):
+class HunyuanVideoDecoder(LatentDecoder):
     """AutoencoderKLHunyuanVideo; its own `decode` takes long clips in overlapping windows."""
 
-    def _decode(self, latents: Tensor, job: Job) -> Tensor:
-        del job
-        scaled = latents.to(self._place.dtype) / self._vae.config.scaling_factor
-        pixels: Tensor = self._vae.decode(scaled, return_dict=False)[0]
-        return pixels
+    def _scaled(self, latents: Tensor) -> Tensor:
+        scaling_factor: float = self._vae.config.scaling_factor
+        return latents.to(self._place.dtype) / scaling_factor

@@ -21,11 +21,11 @@ from workers.sampler.families.base import (
     Denoiser,
     Encoder,
     Geometry,
-    Place,
+    LatentDecoder,
     Text,
-    WholeDecoder,
     read_config,
 )
+from workers.torch_device import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +174,7 @@ class LtxDenoiser(Denoiser):
         return prediction
 
 
-class LtxDecoder(WholeDecoder):
+class LtxDecoder(LatentDecoder):
     """AutoencoderKLLTXVideo, conditioned on a timestep where it was trained so."""
 
     def __init__(self, folder: Path, place: Place, geometry: Geometry, card: ModelCard) -> None:
@@ -186,15 +186,19 @@ class LtxDecoder(WholeDecoder):
         self._is_conditioned = bool(config.timestep_conditioning)
         self._draws_noise = any(config.decoder_inject_noise)
 
-    def _decode(self, latents: Tensor, job: Job) -> Tensor:
-        import torch
-
-        vae, dtype = self._vae, self._place.dtype
+    def _scaled(self, latents: Tensor) -> Tensor:
+        vae = self._vae
         std, mean = (
             each.view(1, -1, 1, 1, 1).to(latents) for each in (vae.latents_std, vae.latents_mean)
         )
-        latents = (latents * std / vae.config.scaling_factor + mean).to(dtype)
-        timestep = None
+        scaled: Tensor = latents * std / vae.config.scaling_factor + mean
+        return scaled.to(self._place.dtype)
+
+    def _decode(self, latents: Tensor, job: Job) -> Tensor:
+        import torch
+
+        vae, timestep = self._vae, None
+        latents = self._scaled(latents)
         if self._is_conditioned:
             generator = torch.Generator("cpu").manual_seed(job.seed)
             torch.randn(latents.shape, generator=generator)  # what the job began with

@@ -21,12 +21,12 @@ from workers.sampler.families.base import (
     Denoiser,
     Encoder,
     Geometry,
-    Place,
+    LatentDecoder,
     Text,
     as_uint8,
-    load_vae,
     read_config,
 )
+from workers.torch_device import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ class Wan:
     def decoder(self, folder: Path, place: Place, card: ModelCard) -> WanDecoder:
         """From latents to frames."""
         del card
-        return WanDecoder(folder, place)
+        return WanDecoder(folder, place, self.geometry(folder))
 
 
 class WanEncoder(Encoder):
@@ -149,19 +149,18 @@ class WanDenoiser(Denoiser):
         return prediction
 
 
-class WanDecoder:
+class WanDecoder(LatentDecoder):
     """AutoencoderKLWan driven a latent frame at a time, so that no clip is ever held whole.
 
     The module's own `decode` keeps its cache on the module: two decodes at once spoil each other,
     and all frames are held until the last. Here each decode has a cache of its own.
     """
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, place: Place, geometry: Geometry) -> None:
+        super().__init__(folder, place, geometry)
         import torch
         from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
-        self._vae = load_vae(folder, place)
-        self._place = place
         self._num_caches = sum(
             isinstance(module, WanCausalConv3d) for module in self._vae.decoder.modules()
         )
@@ -173,14 +172,15 @@ class WanDecoder:
         )
         self._inverse_std = 1.0 / std
 
-    def frames(self, latents: Tensor, job: Job | None = None) -> Iterator[npt.NDArray[Any]]:
-        """As `LatentDecoder.frames`: T arrays, f is 1 first, then the temporal stride."""
+    def _scaled(self, latents: Tensor) -> Tensor:
+        return latents.to(self._place.dtype) / self._inverse_std + self._mean
+
+    def _pieces(self, latents: Tensor, job: Job) -> Iterator[npt.NDArray[Any]]:
         del job
         from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
-        vae, place = self._vae, self._place
-        scaled = latents[None].to(place.device, place.dtype) / self._inverse_std + self._mean
-        hidden = vae.post_quant_conv(scaled)
+        vae = self._vae
+        hidden = vae.post_quant_conv(self._scaled(latents))
         cache: list[Tensor | str | None] = [None] * self._num_caches
         for index in range(hidden.shape[2]):
             pixels = vae.decoder(
