@@ -142,7 +142,8 @@ def test_a_clip_that_cannot_be_decoded_fails_alone(
     scarce.load()
     told: list[tuple[int, int]] = []
     good, bad = scarce.compute(clips, lambda step, num_steps: told.append((step, num_steps)))
-    assert [chunk.first_frame for chunk in good] == [0]
+    assert [chunk.first_frame for chunk in good.chunks] == [0]
+    assert good.degradations == ()
     assert isinstance(bad, OutOfMemory)
     assert len(freed) == 1, "it was decoded once more"
     assert told[:3] == [(1, 6), (2, 6), (3, 6)]

@@ -299,20 +299,21 @@ class LatentDecoder(ABC):
         self, pixels: Tensor, *, is_first: bool = True
     ) -> Iterator[npt.NDArray[Any]]:
         """The frames of (1, 3, F, H, W), those of each latent frame together."""
-        frames, stride = as_uint8(pixels[0]), self._geometry.frame_stride
-        if is_first:
-            yield frames[:1]
-            frames = frames[1:]
-        for begin in range(0, len(frames), stride):
-            yield frames[begin : begin + stride]
+        first, stride = int(is_first), self._geometry.frame_stride
+        if first:
+            yield as_uint8(pixels[0, :, :1])
+        for begin in range(first, pixels.shape[2], stride):
+            yield as_uint8(pixels[0, :, begin : begin + stride])
 
 
 def as_uint8(pixels: Tensor) -> npt.NDArray[Any]:
     """(3, f, H, W) in [-1, 1] -> (f, H, W, 3) uint8, rounded as diffusers' VideoProcessor does."""
     import torch
 
-    unit = (pixels.clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 3, 0)
-    return (unit.float() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    # In place on the one copy that `clamp` makes: three of them were a decode's peak.
+    unit = pixels.clamp(-1.0, 1.0).mul_(0.5).add_(0.5).clamp_(0, 1)
+    values = unit.float().mul_(255).round_().to(torch.uint8)
+    return values.permute(1, 2, 3, 0).cpu().contiguous().numpy()
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
