@@ -1,4 +1,4 @@
-"""What a deployment may choose: each way of computing gives what the plain one gives, or says so."""
+"""What a deployment may choose: each way of computing gives what the plain one does, or says so."""
 
 from __future__ import annotations
 
