@@ -141,6 +141,9 @@ class Settings(BaseSettings):
     checkpoint_ms: int = Field(
         10_000, ge=0, description="Between two checkpoints of a job in the sampler."
     )
+    preview_ms: int = Field(
+        3_000, ge=0, description="Between two previews of a job in the sampler; 0: none."
+    )
     batch_age_ms: int = Field(200, ge=0, description="Longest wait for company in a batch.")
     window: int = Field(64, ge=1, description="Records held per partition before it is paused.")
     window_resume: int = Field(32, ge=0, description="It is resumed at this many. < window")

@@ -7,6 +7,7 @@ start it again), 2 wrong use (starting it again changes nothing).
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -45,7 +46,7 @@ from workers.engine import RowEngine
 from workers.fenced import FencedWork
 from workers.prompt.admit import AdmissionRules
 from workers.stage_work import StageWork, SteppedWork
-from workers.step_engine import StepEngine
+from workers.step_engine import StepEngine, StepSettings
 from workers.torch_device import DeviceSettings, device_kind
 
 log = logging.getLogger("worker")
@@ -183,9 +184,16 @@ class Worker:
         if isinstance(fenced.work, SteppedWork):
             metrics.compiled_graphs(fenced.work.num_compiled_graphs)
             return StepEngine(
-                *shared, metrics.stepped, settings.step_rows_max, settings.checkpoint_ms / 1000,
-                settings.home / "caps", settings.weights,
-            )  # fmt: skip
+                *shared,
+                metrics.stepped,
+                StepSettings(
+                    settings.step_rows_max,
+                    settings.checkpoint_ms / 1000,
+                    settings.preview_ms / 1000 or math.inf,
+                    settings.home / "caps",
+                    settings.weights,
+                ),
+            )
         return MicroBatchEngine(*shared)
 
     def _wait_for_model(self, engine: RowEngine, health: Health) -> None:

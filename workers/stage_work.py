@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from schemas.records import Record, StageTiming
+from schemas.records import BlobRef, Record, StageTiming
 from streams.engine import Task
 
 Report = Callable[[int, int], None]
@@ -97,6 +97,9 @@ class SteppedWork(StageWork, Protocol):
 
     def snapshot(self, state: Any) -> Callable[[], None]:
         """What stores a checkpoint of this state, from which `open` may begin, on an I/O thread."""
+
+    def preview(self, state: Any) -> Callable[[], BlobRef] | None:
+        """What stores a picture of what it will be, on an I/O thread; None: there is none."""
 
     def forget(self, inputs: Any) -> None:
         """Remove a job's checkpoints: its result is published. On an I/O thread."""

@@ -10,6 +10,7 @@ it goes unfinished, so whoever works it next begins there.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -21,10 +22,11 @@ from pathlib import Path
 from queue import Empty
 from typing import Any, cast
 
-from schemas.records import StageTiming
+from schemas.records import BlobRef, StageTiming
 from streams.core.events import Failed, Ticket
 from streams.core.step_batcher import StepBatcher
 from streams.core.step_caps import StepCap
+from streams.engine import Task
 from streams.errors import FatalError, OutOfMemory, SettingsError, SickHost
 from workers.engine import PROGRESS_EVERY_S, RowEngine, fault_of, log_failure, now, without_tensors
 from workers.fenced import FencedWork, Prepared
@@ -46,6 +48,21 @@ class _Rung(Enum):
     SPLIT = auto()  # guidance goes through a forward of its own
 
 
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """What a step engine is told.
+
+    `rows_max` bounds a forward; `checkpoint_s` and `preview_s` are between two of a job's;
+    `caps_folder` keeps learned caps for the next run; `weights` of tiers are 1 where unsaid.
+    """
+
+    rows_max: int
+    checkpoint_s: float
+    preview_s: float = math.inf
+    caps_folder: Path | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class _Job:
     """A job that is being denoised."""
@@ -58,6 +75,7 @@ class _Job:
     num_shared: int = 0  # jobs in them, itself included
     told_s: float = 0.0  # of its progress
     saved_s: float = field(default_factory=time.monotonic)  # when, or since when it would be worked
+    previewed_s: float = field(default_factory=time.monotonic)  # as saved_s
     saving: Future[None] | None = None
     has_checkpoint: bool = False  # it went on from one, or has stored one
 
@@ -73,21 +91,12 @@ class StepEngine(RowEngine):
         held: Callable[[str], None],
         computed: Callable[[float], None],
         stepped: Callable[[int, float], None],
-        rows_max: int,
-        checkpoint_s: float,
-        caps_folder: Path | None = None,
-        weights: Mapping[str, float] | None = None,
+        settings: StepSettings,
     ) -> None:
-        """`stepped(rows, seconds)` is told of each step; `rows_max` bounds a forward.
-
-        `checkpoint_s`: between two checkpoints of a job. `caps_folder`: where learned caps are
-        kept for the next run, if anywhere. `weights`: of tiers; 1 for those that have none.
-        """
-        self._weights = weights or {}
-        self._stepped, self._rows_max, self._checkpoint_s = stepped, rows_max, checkpoint_s
+        """`stepped(rows, seconds)` is told of each step."""
+        self._stepped, self._settings = stepped, settings
         self._jobs: dict[Ticket, _Job] = {}
         self._batcher: StepBatcher[Ticket] = StepBatcher()
-        self._caps_folder = caps_folder
         self._learned: LearnedCaps | None = None
         self._kept_s = time.monotonic()  # what was learned
         self._hold: Hold | None = None
@@ -159,7 +168,7 @@ class StepEngine(RowEngine):
                 self._work.step_key(state),
                 self._work.width(state),
                 num_steps - num_done,
-                self._weights.get(prepared.task.record.job.tier, 1.0),
+                self._settings.weights.get(prepared.task.record.job.tier, 1.0),
             )
         if not self._jobs:
             self._end_hold()
@@ -208,8 +217,9 @@ class StepEngine(RowEngine):
         num_done, num_steps = self._work.steps(outcome)
         self._report(ticket, job, num_done, num_steps)
         if num_done < num_steps:
+            self._preview(ticket, job, num_done, num_steps)
             is_idle = job.saving is None or job.saving.done()  # else the store is slow
-            if is_idle and time.monotonic() - job.saved_s >= self._checkpoint_s:
+            if is_idle and time.monotonic() - job.saved_s >= self._settings.checkpoint_s:
                 self._save(job)
             self._batcher.rekey(ticket, self._work.step_key(outcome))
             return
@@ -267,6 +277,31 @@ class StepEngine(RowEngine):
             job.told_s = now_s
             self._announce(job.prepared.task, "progress", step=num_done, num_steps=num_steps)
 
+    def _preview(self, ticket: Ticket, job: _Job, num_done: int, num_steps: int) -> None:
+        """Let onlookers see what it will be; a preview that fails costs nobody anything."""
+        now_s = time.monotonic()
+        if now_s - job.previewed_s < self._settings.preview_s or ticket not in self._live:
+            return
+        job.previewed_s = now_s
+        try:
+            store = self._work.preview(job.state)
+        except Exception as error:  # whatever: the next step will tell whether the device is well
+            log_failure(error)
+            return
+        if store is not None:
+            self._submit(self._show, job.prepared.task, store, num_done, num_steps)
+
+    def _show(
+        self, task: Task, store: Callable[[], BlobRef], num_done: int, num_steps: int
+    ) -> None:
+        """On an I/O thread."""
+        try:
+            preview = store()
+        except SickHost as error:
+            log.warning("preview", extra={"reason": error.reason_code, "error": str(error)})
+            return
+        self._announce(task, "preview", step=num_done, num_steps=num_steps, preview=preview)
+
     # ---- one step, whatever it takes
 
     def _cap(self, key: Hashable) -> StepCap:
@@ -278,8 +313,9 @@ class StepEngine(RowEngine):
         if self._learned is None:
             work = self._work
             self._learned = LearnedCaps(
-                self._caps_folder, work.identity(), self._rows_max, work.memory_bytes()
-            )
+                self._settings.caps_folder, work.identity(), self._settings.rows_max,
+                work.memory_bytes(),
+            )  # fmt: skip
         return self._learned
 
     def _outcomes(self, key: Hashable, states: Sequence[Any], rung: _Rung) -> Sequence[Any]:

@@ -43,7 +43,7 @@ from workers.fenced import FencedWork
 from workers.models.tiny import write_tiny_model
 from workers.sampler.families.base import NEGATIVE
 from workers.sampler.work import Conditioned, Denoising, SamplerWork
-from workers.step_engine import StepEngine
+from workers.step_engine import StepEngine, StepSettings
 from workers.torch_device import DeviceSettings
 
 T = TypeVar("T")
@@ -139,8 +139,9 @@ class Continuous:
         self.served = Serving()
         fenced = FencedWork(work, SAMPLER, NoStore(), Codec(), lambda: CREATED_AT)
         self._engine = StepEngine(
-            fenced, "bench", 4, lambda _: None, lambda _: None, self._stepped, rows_max, 10.0
-        )
+            fenced, "bench", 4, lambda _: None, lambda _: None, self._stepped,
+            StepSettings(rows_max, checkpoint_s=10.0),
+        )  # fmt: skip
         self._num_started = 0
 
     def _stepped(self, _rows: int, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 
 from schemas.records import FramesDecoded, GenerationRequest
 from streams.blobs import tensors
@@ -29,7 +31,10 @@ from tests.torch.test_stages import (
 from tests.torch.tiny_families import NAMES, TEXT_PAD_LENGTH, write_model
 from tests.unit.engine_rig import wait_until
 from workers.models.card import CARD_FILE, ModelCard, family_of, read_card
+from workers.models.preview import fit, write_preview_map
 from workers.sampler.families.base import Geometry
+from workers.sampler.previews import PREVIEW_FILE, read_preview_map
+from workers.sampler.schedules import clean_estimate
 from workers.sampler.work import SamplerWork
 from workers.torch_device import DeviceSettings
 
@@ -283,3 +288,51 @@ def test_a_model_distilled_for_guidance_refuses_a_negative_prompt(model: Model) 
     with pytest.raises(Rejected) as caught:
         model.stages.prompt.batch_key(task)
     assert caught.value.reason_code == "no_negative_prompt"
+
+
+def test_after_the_last_step_the_estimate_without_noise_is_the_result(
+    model: Model, previewing: SamplerWork
+) -> None:
+    state: Any = model.states([model.wish(110, steps=4)])[0]
+    for _ in range(previewing.steps(state)[1]):
+        (state,) = previewing.step([state], is_split=False)
+    before, prediction = state.last
+    clean = clean_estimate(state.schedule, state.num_done, prediction, before)
+    assert relative_error(clean.numpy(), state.latents.numpy()) <= 1e-4
+
+
+def test_a_fitted_map_shows_what_is_being_made(model: Model, previewing: SamplerWork) -> None:
+    state: Any = model.states([model.wish(111)])[0]
+    assert previewing.preview(state) is None, "no step has been taken"
+    (state,) = previewing.step([state], is_split=False)
+    store = previewing.preview(state)
+    assert store is not None
+    preview = store()
+    assert preview.media_type == "image/png"
+    with Image.open(io.BytesIO(model.stages.store.read(preview, 1 << 20))) as picture:
+        assert picture.size == (64 // model.geometry.scale_px, 64 // model.geometry.scale_px)
+    assert model.stages.sampler.preview(state) is None, "its folder had no map when it was loaded"
+
+
+@pytest.fixture(scope="module")
+def previewing(model: Model) -> SamplerWork:
+    """A sampler whose model has a preview map; the map is no part of what the model makes."""
+    version = read_card(model.folder).version
+    fitted, explained = fit(model.folder, DeviceSettings(num_threads=2))
+    assert explained > 0.1, "a random VAE keeps some of the colours"
+    path = write_preview_map(model.folder, fitted)
+    assert read_card(model.folder).version == version
+    sampler = SamplerWork(model.folder, DeviceSettings(num_threads=2), model.stages.store)
+    sampler.load()
+    path.unlink()
+    return sampler
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", '{"factors": [[1, 2, 3]], "bias": [0, 0, 0]}', '{"factors": 1, "bias": "x"}'],
+)
+def test_a_preview_map_of_another_model_is_refused(model: Model, tmp_path: Path, text: str) -> None:
+    (tmp_path / PREVIEW_FILE).write_text(text)
+    with pytest.raises(SettingsError, match=PREVIEW_FILE):
+        read_preview_map(tmp_path, model.geometry.num_channels)

@@ -39,7 +39,7 @@ from workers.fenced import FencedWork
 from workers.sampler.families.wan import WanDenoiser
 from workers.sampler.schedules import copy_of_schedule
 from workers.sampler.work import Denoising, SamplerWork
-from workers.step_engine import StepEngine
+from workers.step_engine import StepEngine, StepSettings
 from workers.torch_device import DeviceSettings
 
 pytestmark = pytest.mark.torch
@@ -64,8 +64,9 @@ class Sampling:
         self.num_steps = 0
         fenced = FencedWork(stages.sampler, SAMPLER, stages.store, CODEC, lambda: NOW)
         self.engine = StepEngine(
-            fenced, "worker-1", 4, lambda _: None, lambda _: None, self._stepped, rows_max, 0.0
-        )
+            fenced, "worker-1", 4, lambda _: None, lambda _: None, self._stepped,
+            StepSettings(rows_max, checkpoint_s=0.0),
+        )  # fmt: skip
         self.answers: dict[int, Emitted | Failed] = {}
         self._num_started = 0
 

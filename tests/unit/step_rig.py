@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from schemas.records import BlobRef
 from tests.unit.engine_rig import (
     WAIT_S,
     Rig,
@@ -15,7 +16,7 @@ from tests.unit.engine_rig import (
 )
 from workers.engine import RowEngine
 from workers.fenced import FencedWork
-from workers.step_engine import StepEngine
+from workers.step_engine import StepEngine, StepSettings
 
 ROWS_MAX = 8
 
@@ -49,6 +50,7 @@ class ScriptedSteps(ScriptedWork):
         self.saved: dict[str, State] = {}
         self.forgotten: list[str] = []
         self.on_save: Callable[[State], None] = lambda state: None
+        self.on_preview: Callable[[State], Callable[[], BlobRef] | None] = lambda state: None
         self.on_open: Callable[[str], None] = lambda job_id: None
         self.on_forward: Callable[[Sequence[State], bool], None] = lambda states, is_split: None
         self.on_job: Callable[[State], Exception | None] = lambda state: None
@@ -84,6 +86,9 @@ class ScriptedSteps(ScriptedWork):
 
         return save
 
+    def preview(self, state: State) -> Callable[[], BlobRef] | None:
+        return self.on_preview(state)
+
     def forget(self, inputs: str) -> None:
         self.forgotten.append(inputs)
 
@@ -106,7 +111,7 @@ class ScriptedSteps(ScriptedWork):
 class StepRig(Rig):
     """An engine whose caps have been found already, unless told otherwise."""
 
-    checkpoint_s = 1000.0
+    checkpoint_s = preview_s = 1000.0
     caps_folder: Path | None = None
 
     @property
@@ -131,10 +136,13 @@ class StepRig(Rig):
             self.held.append,
             lambda _: None,
             stepped,
-            ROWS_MAX,
-            self.checkpoint_s,
-            self.caps_folder,
-            {"enterprise": 100.0},
+            StepSettings(
+                ROWS_MAX,
+                self.checkpoint_s,
+                self.preview_s,
+                self.caps_folder,
+                {"enterprise": 100.0},
+            ),
         )
 
     def turn(self) -> list[str]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from schemas.codec import Codec
+from schemas.records import BlobRef, JobEvent
 from streams.core.events import Emitted, Failed, HostSick, HostWell
-from streams.errors import FatalError, SickHost
+from streams.errors import FatalError, OutOfMemory, SickHost
 from tests.unit.engine_rig import (
     WAIT_S,
     latents_of,
@@ -223,3 +226,45 @@ def test_a_checkpoint_that_cannot_be_stored_costs_nothing(
         (answer,) = rig.wait_for(1)
     assert isinstance(answer, Emitted)
     assert rig.held == [], "nobody waits for a checkpoint"
+
+
+def test_previews_are_shown_as_often_as_asked_for_and_never_of_the_last_step(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "preview_s", 0.0)
+    rig = StepRig(rig_folder)
+    picture = BlobRef("file:///p", "0" * 64, 0, "image/png")
+    rig.steps.on_preview = lambda state: lambda: replace(picture, size_bytes=state.num_done)
+    with rig:
+        rig.start(*tasks_of("a-4"))
+        rig.wait_for(1)
+        wait_until(lambda: len(previews(rig)) == 3)
+    assert sorted(previews(rig)) == [(1, 4, 1), (2, 4, 2), (3, 4, 3)]
+
+
+def test_a_preview_that_fails_costs_nothing(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(StepRig, "preview_s", 0.0)
+
+    def unstorable() -> BlobRef:
+        raise SickHost("the store is away", reason_code="store_unavailable")
+
+    def preview(state: State) -> Callable[[], BlobRef] | None:
+        if state.num_done == 1:
+            raise OutOfMemory("no room for a picture", {})
+        return unstorable
+
+    rig = StepRig(rig_folder)
+    rig.steps.on_preview = preview
+    with rig:
+        rig.start(*tasks_of("a-3"))
+        rig.wait_for(1)
+        wait_until(lambda: "preview" in [each.message for each in caplog.records])
+    assert previews(rig) == []
+    assert len(rig.steps.forwards) == 3
+
+
+def previews(rig: StepRig) -> list[tuple[int | None, int | None, int]]:
+    events = [Codec().decode(each.value, JobEvent) for each in rig.announced]
+    return [(each.step, each.num_steps, each.preview.size_bytes) for each in events if each.preview]

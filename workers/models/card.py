@@ -19,6 +19,7 @@ from schemas.records import Job
 from streams.errors import SettingsError
 from workers.sampler.families import FAMILIES
 from workers.sampler.families.base import Family, read_config
+from workers.sampler.previews import PREVIEW_FILE
 
 CARD_FILE = "reel.json"
 
@@ -170,5 +171,6 @@ def _files(folder: Path) -> Iterator[Path]:
     """Every file that makes the model, in a stable order."""
     for path in sorted(folder.rglob("*")):
         is_hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
-        if path.is_file() and not is_hidden and path.suffix != ".md":
+        is_aside = path.suffix == ".md" or path == folder / PREVIEW_FILE
+        if path.is_file() and not is_hidden and not is_aside:
             yield path

@@ -47,6 +47,29 @@ def stepped(
     return own, after
 
 
+def clean_estimate(schedule: Any, num_done: int, prediction: Tensor, latents: Tensor) -> Tensor:
+    """What the model takes the latents to be without their noise: after its last step, the result.
+
+    Args:
+        schedule: after the step.
+        num_done: steps, that one included.
+        prediction: of that step, guidance applied.
+        latents: before that step.
+    """
+    match type(schedule).__name__:
+        case "FlowMatchEulerDiscreteScheduler":  # a straight line to sigma 0
+            estimate: Tensor = latents - schedule.sigmas[num_done - 1].to(latents) * prediction
+        case "UniPCMultistepScheduler":
+            estimate = schedule.model_outputs[-1]
+        case "CogVideoXDPMScheduler":
+            estimate = schedule.old_pred_original_sample
+        case _:
+            once = copy_of_schedule(schedule)
+            timestep = schedule.timesteps[num_done - 1]
+            estimate = once.step(prediction, timestep, latents).pred_original_sample
+    return estimate
+
+
 def copy_of_schedule(schedule: Any) -> Any:
     """A scheduler that steps by itself from where this one stands.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.records import CleanedPrompt, Job, LatentsReady, Record, StageTiming
+from schemas.records import BlobRef, CleanedPrompt, Job, LatentsReady, Record, StageTiming
 from streams.blobs import tensors
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import blob_prefix
@@ -26,7 +26,14 @@ from workers.model_check import require_model
 from workers.models.card import family_of, read_card, smallest_job
 from workers.sampler.checkpoint import Checkpoints, dump, identity_of, restore
 from workers.sampler.families.base import NEGATIVE
-from workers.sampler.schedules import begin_draws, stepped
+from workers.sampler.previews import (
+    MEDIA_TYPE,
+    PREVIEWS,
+    PreviewMap,
+    png_of,
+    read_preview_map,
+)
+from workers.sampler.schedules import begin_draws, clean_estimate, stepped
 from workers.torch_device import (
     DeviceSettings,
     device_faults,
@@ -81,6 +88,8 @@ class Denoising:
     num_done: int
     text: Text
     negative_text: Text | None
+    last: tuple[Tensor, Tensor] | None = None  # for previews: latents before the last step here,
+    #                                            and its prediction
 
     @property
     def job(self) -> Job:
@@ -104,6 +113,7 @@ class SamplerWork:
         self._checkpoints = Checkpoints(store)
         self._card = read_card(model_dir)
         self._denoiser: Denoiser | None = None
+        self._preview_map: PreviewMap | None = None
         self._device: Any = None
         self._budget: MemoryBudget | None = None
 
@@ -112,7 +122,10 @@ class SamplerWork:
         place = open_place(self._device_settings)
         self._device = place.device
         self._budget = open_budget(self._device_settings)
-        self._denoiser = family_of(self._model_dir).denoiser(self._model_dir, place, self._card)
+        family = family_of(self._model_dir)
+        self._denoiser = family.denoiser(self._model_dir, place, self._card)
+        num_channels = family.geometry(self._model_dir).num_channels
+        self._preview_map = read_preview_map(self._model_dir, num_channels)
 
     def identity(self) -> str:
         """The model, and what it runs on."""
@@ -215,6 +228,21 @@ class SamplerWork:
 
         return save
 
+    def preview(self, state: Denoising) -> Callable[[], BlobRef] | None:
+        """What stores a picture of the middle frame; None where the model has no preview map."""
+        import torch
+
+        if self._preview_map is None or state.last is None:
+            return None
+        before, prediction = state.last
+        with torch.inference_mode(), device_faults(self._device, 1, _shape(state.job)):
+            clean = clean_estimate(state.schedule, state.num_done, prediction, before)
+            frames = self._loaded.final_latents(clean, state.job)
+            picture = self._preview_map.picture(frames[:, frames.shape[1] // 2])
+        job = state.job
+        prefix = blob_prefix(job.tenant_id, job.job_id, job.run, PREVIEWS)
+        return lambda: self._store.put(prefix, [png_of(picture)], MEDIA_TYPE)
+
     def width(self, state: Denoising) -> int:
         """Rows of a forward: two with guidance."""
         return 1 if state.negative_text is None else 2
@@ -243,7 +271,7 @@ class SamplerWork:
         with torch.inference_mode(), device_faults(self._device, rows, shape, self._budget):
             predictions = self._predict(states, is_split)
             after = [
-                _stepped(state, prediction)
+                _stepped(state, prediction, is_kept=self._preview_map is not None)
                 for state, prediction in zip(states, predictions, strict=True)
             ]
             finite = torch.isfinite(torch.cat([each.latents for each in after]))
@@ -367,10 +395,13 @@ class SamplerWork:
         )
 
 
-def _stepped(state: Denoising, prediction: Tensor) -> Denoising:
-    """The state after a step; `state` is as it was."""
+def _stepped(state: Denoising, prediction: Tensor, *, is_kept: bool) -> Denoising:
+    """The state after a step, with what led to it if that is to be kept; `state` is as it was."""
     schedule, latents = stepped(state.schedule, state.num_done, prediction, state.latents)
-    return replace(state, latents=latents, schedule=schedule, num_done=state.num_done + 1)
+    return replace(
+        state, latents=latents, schedule=schedule, num_done=state.num_done + 1,
+        last=(state.latents, prediction) if is_kept else None,
+    )  # fmt: skip
 
 
 def _shape(job: Job) -> str:

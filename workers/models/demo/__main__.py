@@ -14,10 +14,13 @@ import numpy as np
 
 from workers.models.demo.model import demo_model_dir, write_model
 from workers.models.demo.pictures import write_contact_sheet
-from workers.models.demo.shapes import DEFAULT_SIZE, SCENES, random_clip
+from workers.models.demo.shapes import DEFAULT_SIZE, SCENES, random_clip, random_scene
+from workers.models.preview import fit, write_preview_map
+from workers.torch_device import DeviceSettings
 
 NUM_THREADS = 2
 _NUM_RECONSTRUCTIONS = 12
+_NUM_PREVIEW_CLIPS = 96
 
 
 def main() -> None:
@@ -50,7 +53,21 @@ def main() -> None:
     _say("3. The transformer and the text encoder")
     models = train_transformer(clips, of_this_vae, words.seed)
     write_model(words.out, vae, models, latent_statistics(clips[DEFAULT_SIZE]))
+    _say("4. Its preview map")
+    fit_previews(words.out, words.seed)
     _say(f"The model is in {words.out}. Its scores: make eval-demo-model")
+
+
+def fit_previews(folder: Path, seed: int) -> None:
+    """Write the model's preview map, fitted to drawn clips."""
+    rng = np.random.default_rng([seed, 3])
+    drawn = (
+        random_clip(random_scene(rng), DEFAULT_SIZE, rng)[0].astype(np.float32) / np.float32(255)
+        for _ in range(_NUM_PREVIEW_CLIPS)
+    )
+    fitted, explained = fit(folder, DeviceSettings(), drawn)
+    write_preview_map(folder, fitted)
+    _say(f"explains {explained:.0%} of the colours' variance")
 
 
 def _write_reconstructions(path: Path, vae: Any) -> None:

@@ -285,6 +285,18 @@ class LatentDecoder(ABC):
             self._vae.disable_tiling()
         yield from self._by_latent_frame(pixels)
 
+    def encode(self, frames: Tensor) -> Tensor:
+        """Normalised latents (C, T, H, W) of (F, H, W, 3) in [0, 1]: those of the video."""
+        import torch
+
+        place = self._place
+        pixels = frames.permute(3, 0, 1, 2)[None] * 2 - 1
+        found = self._vae.encode(pixels.to(place.device, place.dtype)).latent_dist.mode()
+        one = torch.ones_like(found[:, :, :1, :1, :1])
+        shift = self._scaled(torch.zeros_like(one))
+        latents: Tensor = ((found - shift) / (self._scaled(one) - shift))[0]
+        return latents
+
     def _pieces(self, latents: Tensor, job: Job) -> Iterator[npt.NDArray[Any]]:
         yield from self._by_latent_frame(self._decode(latents, job))
 
