@@ -86,6 +86,7 @@ class GenerationRequest:
     deadline: datetime | None = None
     run: int = 1
     is_deferrable: bool = False
+    is_step_cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class CleanedPrompt:
     safety_verdict: str
     conditioning: BlobRef
     text_pad_length: int
+    is_step_cached: bool = False
     timings: tuple[StageTiming, ...] = ()
 
 

@@ -136,7 +136,7 @@ def request_sha256(request: GenerationRequest) -> str:
         name: getattr(request, name)
         for name in GenerationRequest.__slots__
         if name not in ("created_at", "deadline", "run")
-        and (name != "is_deferrable" or request.is_deferrable)
+        and (name not in ("is_deferrable", "is_step_cached") or getattr(request, name))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

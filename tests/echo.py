@@ -89,7 +89,7 @@ def next_record(
 ) -> Record:
     match stage:
         case "prompt":
-            return CleanedPrompt(job, record.prompt, "", "unchecked", blob, 32, timings)
+            return CleanedPrompt(job, record.prompt, "", "unchecked", blob, 32, timings=timings)
         case "sampler":
             return LatentsReady(job, blob, "CTHW", True, 1, {}, timings)
         case "decoder":

@@ -83,6 +83,9 @@ class SteppedWork(StageWork, Protocol):
     def step_key(self, state: Any) -> Hashable:
         """Jobs whose next steps may share a forward have equal keys."""
 
+    def is_alone(self, state: Any) -> bool:
+        """Whether it shares no forward, with whatever others of its key."""
+
     def steps(self, state: Any) -> tuple[int, int]:
         """How many steps are done, and of how many."""
 

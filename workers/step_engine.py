@@ -40,6 +40,9 @@ PARTING_S = 5.0
 KEEP_CAPS_EVERY_S = 60.0
 
 
+_BatchKey = tuple[Hashable, Ticket | None]
+
+
 class _Rung(Enum):
     """Of the ladder that a forward climbs down for want of memory."""
 
@@ -96,7 +99,7 @@ class StepEngine(RowEngine):
         """`stepped(rows, seconds)` is told of each step."""
         self._stepped, self._settings = stepped, settings
         self._jobs: dict[Ticket, _Job] = {}
-        self._batcher: StepBatcher[Ticket] = StepBatcher()
+        self._batcher: StepBatcher[Ticket, _BatchKey] = StepBatcher()
         self._learned: LearnedCaps | None = None
         self._kept_s = time.monotonic()  # what was learned
         self._hold: Hold | None = None
@@ -165,7 +168,7 @@ class StepEngine(RowEngine):
             self._jobs[ticket] = _Job(prepared, state, has_checkpoint=num_done > 0)
             self._batcher.join(
                 ticket,
-                self._work.step_key(state),
+                self._batch_key(ticket, state),
                 self._work.width(state),
                 num_steps - num_done,
                 self._settings.weights.get(prepared.task.record.job.tier, 1.0),
@@ -177,7 +180,7 @@ class StepEngine(RowEngine):
         """One forward, for the jobs whose turn it is."""
         for ticket in [each for each in self._jobs if each not in self._live]:
             self._part(ticket)  # cancelled, or its partition is another's now
-        tickets = self._batcher.pick(lambda key: self._cap(key).rows)
+        tickets = self._batcher.pick(lambda key: self._cap(key[0]).rows)
         if not tickets:
             self._end_hold()
             return
@@ -221,7 +224,7 @@ class StepEngine(RowEngine):
             is_idle = job.saving is None or job.saving.done()  # else the store is slow
             if is_idle and time.monotonic() - job.saved_s >= self._settings.checkpoint_s:
                 self._save(job)
-            self._batcher.rekey(ticket, self._work.step_key(outcome))
+            self._batcher.rekey(ticket, self._batch_key(ticket, outcome))
             return
         self._leave(ticket)
         result = self._work.result(outcome)
@@ -303,6 +306,9 @@ class StepEngine(RowEngine):
         self._announce(task, "preview", step=num_done, num_steps=num_steps, preview=preview)
 
     # ---- one step, whatever it takes
+
+    def _batch_key(self, ticket: Ticket, state: Any) -> _BatchKey:
+        return self._work.step_key(state), ticket if self._work.is_alone(state) else None
 
     def _cap(self, key: Hashable) -> StepCap:
         return self._caps.of(key)

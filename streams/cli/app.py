@@ -150,6 +150,9 @@ def submit(
     off_peak: Annotated[
         bool, typer.Option("--off-peak", help="It may wait until nothing else does.")
     ] = False,
+    step_cache: Annotated[
+        bool, typer.Option("--step-cache", help="Skip what changes little: faster, other pixels.")
+    ] = False,
 ) -> None:
     """Hand a job to the pipeline and print its id. With --wait: exit 1 unless it completed."""
     from streams.cli.jobs import submit_job
@@ -158,7 +161,7 @@ def submit(
     raise typer.Exit(
         submit_job(
             wish, tenant, tier, model, idempotency_key, deadline,
-            is_deferrable=off_peak, wait=wait,
+            is_deferrable=off_peak, is_step_cached=step_cache, wait=wait,
         )
     )  # fmt: skip
 

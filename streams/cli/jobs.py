@@ -27,6 +27,7 @@ def submit_job(
     deadline_s: float | None,
     *,
     is_deferrable: bool,
+    is_step_cached: bool,
     wait: bool,
 ) -> int:
     """Print the job's id; with `wait` follow it. The exit code."""
@@ -43,6 +44,7 @@ def submit_job(
                 idempotency_key=idempotency_key,
                 deadline=deadline,
                 is_deferrable=is_deferrable,
+                is_step_cached=is_step_cached,
                 **asdict(wish),
             )
             result(job_id)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 _FORGET = 0.8  # of what a row took, at each step
 
 
 @dataclass(slots=True)
-class _Resident:
-    key: Hashable
+class _Resident(Generic[Key]):
+    key: Key
     width: int
     num_steps: int  # that it needs, from when it came
     weight: float
@@ -28,7 +29,7 @@ class _Resident:
     has_begun: bool = False
 
 
-class StepBatcher(Generic[T]):
+class StepBatcher(Generic[T, Key]):
     """The jobs that are being denoised, and whose turn it is.
 
     Who has waited longest for what it asks goes first: highest response ratio (Brinch Hansen,
@@ -48,10 +49,10 @@ class StepBatcher(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._residents: dict[T, _Resident] = {}
+        self._residents: dict[T, _Resident[Key]] = {}
         self._num_joined = 0
         self._device_s = 0.0  # of all steps so far
-        self._row_s: dict[Hashable, float] = {}  # a row of a step, of late
+        self._row_s: dict[Key, float] = {}  # a row of a step, of late
         self._were_passed = False  # jobs that have begun, by a newcomer that led the last step
 
     def __len__(self) -> int:
@@ -60,7 +61,7 @@ class StepBatcher(Generic[T]):
     def __contains__(self, item: T) -> bool:
         return item in self._residents
 
-    def join(self, item: T, key: Hashable, width: int, num_steps: int, weight: float = 1.0) -> None:
+    def join(self, item: T, key: Key, width: int, num_steps: int, weight: float = 1.0) -> None:
         """A job comes that needs so many steps.
 
         `width`: rows of a forward that it takes (two with guidance). `weight`: how much faster than
@@ -78,14 +79,14 @@ class StepBatcher(Generic[T]):
         if all(each.key != key for each in self._residents.values()):
             self._row_s.pop(key, None)  # shapes are many: only what is here is remembered
 
-    def rekey(self, item: T, key: Hashable) -> None:
+    def rekey(self, item: T, key: Key) -> None:
         """From now on it shares forwards with jobs of another key (another expert's, say)."""
         resident = self._residents[item]
         if resident.has_begun:
             self._row_s.setdefault(key, self._row_s[resident.key])  # until it is known better
         resident.key = key
 
-    def pick(self, cap: Callable[[Hashable], int]) -> tuple[T, ...]:
+    def pick(self, cap: Callable[[Key], int]) -> tuple[T, ...]:
         """The jobs of the next step, of one key, together at most `cap(key)` rows wide.
 
         Who leads goes in any case, even where it alone is wider than that. None: no job.
@@ -116,7 +117,7 @@ class StepBatcher(Generic[T]):
         for each in residents:
             each.has_begun = True
 
-    def _turn(self, pair: tuple[T, _Resident]) -> tuple[bool, float, int]:
+    def _turn(self, pair: tuple[T, _Resident[Key]]) -> tuple[bool, float, int]:
         each = pair[1]
         if not each.has_begun:
             return True, each.weight, -each.order

@@ -233,7 +233,7 @@ def run_to_end(work: BenchWork, jobs: Sequence[Job], stepped: Callable[[float], 
 
 
 def _task(job: Job) -> Task:
-    record = CleanedPrompt(job, "a prompt", "", "unchecked", a_blob(), 32, ())
+    record = CleanedPrompt(job, "a prompt", "", "unchecked", a_blob(), 32)
     return Task(record, 0, b"", SAMPLER.reads)
 
 

@@ -117,7 +117,7 @@ class Bench:
         for number, job_id in enumerate(job_ids):
             partition = number % self._settings.partitions
             job = a_bench_job(self._job, job_id, number, partition)
-            record = CleanedPrompt(job, "p", "", "unchecked", self._embeds, self._pad_length, ())
+            record = CleanedPrompt(job, "p", "", "unchecked", self._embeds, self._pad_length)
             producer.produce(SAMPLER.reads, Codec().encode(record), job_id, partition)
         assert producer.flush(LIMIT_S) == 0, "the broker took everything"
 

@@ -77,6 +77,7 @@ SAMPLES: dict[str, Record | BlobRef] = {
         deadline=_LATER,
         run=2,
         is_deferrable=True,
+        is_step_cached=True,
     ),
     "CleanedPrompt": CleanedPrompt(
         job=_JOB,
@@ -85,6 +86,7 @@ SAMPLES: dict[str, Record | BlobRef] = {
         safety_verdict="allowed",
         conditioning=_BLOB,
         text_pad_length=512,
+        is_step_cached=True,
         timings=(_TIMING,),
     ),
     "LatentsReady": LatentsReady(

@@ -18,7 +18,7 @@ class World:
 
     caps: dict[str, int]
     costs_s: dict[str, float]
-    batcher: StepBatcher[int] = field(default_factory=StepBatcher)
+    batcher: StepBatcher[int, str] = field(default_factory=StepBatcher)
     here: dict[int, tuple[str, int]] = field(default_factory=dict)
     left: dict[int, int] = field(default_factory=dict)  # steps
     num_joined: int = 0

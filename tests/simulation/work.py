@@ -138,7 +138,7 @@ class SimulatedWork:
         blob = self._store.put(prefix, [f"{self.stage} {job.job_id}".encode()], "text/plain")
         match self.stage:
             case "prompt":
-                return CleanedPrompt(job, record.prompt, "", "unchecked", blob, 32, timings)
+                return CleanedPrompt(job, record.prompt, "", "unchecked", blob, 32, timings=timings)
             case "sampler":
                 return LatentsReady(job, blob, "CTHW", True, 1, {}, timings)
             case "decoder":

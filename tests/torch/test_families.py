@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,9 +48,12 @@ BF16 = 3e-2
 class Model:
     """A tiny model: its stages, and diffusers' own pipeline on the same weights."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, **said: float) -> None:
+        """`said`: more keys of its card."""
         self.name, self.folder = name, folder / name
         write_model(name, self.folder)
+        card = self.folder / CARD_FILE
+        card.write_text(json.dumps(json.loads(card.read_text()) | said))
         self.card: ModelCard = read_card(self.folder)
         self.geometry: Geometry = family_of(self.folder).geometry(self.folder)
         self.stages: Stages = loaded_stages(self.folder, folder / "blobs")

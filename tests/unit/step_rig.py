@@ -68,6 +68,9 @@ class ScriptedSteps(ScriptedWork):
     def step_key(self, state: State) -> Hashable:
         return "other" if state.job_id.startswith("other") else "key"
 
+    def is_alone(self, state: State) -> bool:
+        return "alone" in state.job_id
+
     def steps(self, state: State) -> tuple[int, int]:
         return state.num_done, state.num_steps
 

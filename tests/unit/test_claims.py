@@ -73,14 +73,16 @@ def test_another_request_under_a_used_id_is_a_conflict(
 
 
 def test_a_claim_from_before_a_field_existed_still_is_the_same_requests() -> None:
-    """The digest as it was when requests had no `is_deferrable`; it stands in stores."""
+    """The digest as it was when requests had fewer fields; it stands in stores."""
     fields = {
         name: getattr(WISH, name)
         for name in WISH.__slots__
-        if name not in ("created_at", "deadline", "run", "is_deferrable")
+        if name not in ("created_at", "deadline", "run", "is_deferrable", "is_step_cached")
     }
     before = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-    assert request_sha256(WISH) == before != request_sha256(replace(WISH, is_deferrable=True))
+    assert request_sha256(WISH) == before
+    for other in (replace(WISH, is_deferrable=True), replace(WISH, is_step_cached=True)):
+        assert request_sha256(other) != before
 
 
 def test_a_run_that_no_redrive_began_is_refused_and_holds_nothing(fences: Fences) -> None:

@@ -192,3 +192,11 @@ def test_a_task_of_another_shape_is_no_reason_to_wait(rig: StepRig) -> None:
     wait_until(lambda: rig.turn() == ["a-2"])
     wait_until(lambda: rig.turn() == ["a-2"])
     rig.wait_for(1)
+
+
+def test_a_job_that_is_to_be_alone_shares_no_forward(rig: StepRig) -> None:
+    rig.start(*tasks_of("a-50", "b-50-alone", "c-50", "d-50-alone"))
+    rig.wait_for(4)
+    for forward in rig.steps.forwards:
+        assert len(forward) == 1 or not any("alone" in job_id for job_id in forward)
+    assert ["a-50", "c-50"] in [sorted(forward) for forward in rig.steps.forwards]

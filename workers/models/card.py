@@ -33,7 +33,8 @@ class ModelCard:
     """A model's name, version, defaults and limits.
 
     `size_multiple_px` and `frame_stride` are what requests are held to: sizes are multiples of the
-    one, and frame counts are 1 more than a multiple of the other. `parameters` are its family's.
+    one, and frame counts are 1 more than a multiple of the other. `step_cache_threshold` is for
+    jobs that ask for step caching (step_cache.py). `parameters` are its family's.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ModelCard:
     size_multiple_px: int = 16
     frame_stride: int = 4
     is_guidance_embedded: bool = False
+    step_cache_threshold: float = 0.05
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def is_guided(self, job: Job) -> bool:
@@ -72,6 +74,7 @@ _CARD_KEYS: Mapping[str, type] = {
     "max_frame_px": int,
     "min_num_inference_steps": int,
     "max_num_inference_steps": int,
+    "step_cache_threshold": float,
 }
 
 

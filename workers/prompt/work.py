@@ -117,6 +117,7 @@ class PromptWork:
             safety_verdict="unchecked",
             conditioning=blob,
             text_pad_length=self._card.text_pad_length,
+            is_step_cached=task.record.is_step_cached,
             timings=(timing,),
         )
 

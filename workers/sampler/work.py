@@ -34,6 +34,7 @@ from workers.sampler.previews import (
     read_preview_map,
 )
 from workers.sampler.schedules import begin_draws, clean_estimate, stepped
+from workers.sampler.step_cache import StepCache
 from workers.torch_device import (
     DeviceSettings,
     device_faults,
@@ -88,6 +89,7 @@ class Denoising:
     num_done: int
     text: Text
     negative_text: Text | None
+    step_cache: StepCache | None = None
     last: tuple[Tensor, Tensor] | None = None  # for previews: latents before the last step here,
     #                                            and its prediction
 
@@ -181,7 +183,16 @@ class SamplerWork:
                 schedule = self._new_schedule(job, latents)
             else:
                 latents, num_done = found
-        return Denoising(inputs.record, latents, schedule, num_done, text, negative)
+        return Denoising(
+            inputs.record, latents, schedule, num_done, text, negative,
+            self._new_step_cache(inputs.record),
+        )  # fmt: skip
+
+    def _new_step_cache(self, record: CleanedPrompt) -> StepCache | None:
+        """None: not asked for, or hooks that move weights are in the way; then it is exact."""
+        if not record.is_step_cached or self._device_settings.offload is not None:
+            return None
+        return StepCache(self._loaded, self._card.step_cache_threshold)
 
     def _on_device(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Text:
         import torch
@@ -249,8 +260,12 @@ class SamplerWork:
 
     def step_key(self, state: Denoising) -> Hashable:
         """Jobs of one shape share forwards, at whatever steps of one expert they are."""
-        family, job = self._loaded, state.job
-        return _shape(job), family.constants(job), family.expert(state.timestep)
+        family, job, is_cached = self._loaded, state.job, self.is_alone(state)
+        return _shape(job), family.constants(job), family.expert(state.timestep), is_cached
+
+    def is_alone(self, state: Denoising) -> bool:
+        """A step cache remembers one job's forwards."""
+        return state.step_cache is not None
 
     def steps(self, state: Denoising) -> tuple[int, int]:
         """How many are done, and of how many: each scheduler takes one a timestep."""
@@ -269,7 +284,12 @@ class SamplerWork:
         rows = sum(map(self.width, states))
         shape = _shape(states[0].job)
         with torch.inference_mode(), device_faults(self._device, rows, shape, self._budget):
-            predictions = self._predict(states, is_split)
+            cache = states[0].step_cache
+            if cache is None:
+                predictions = self._predict(self._loaded, states, is_split)
+            else:
+                with cache.denoiser() as denoiser:
+                    predictions = self._predict(denoiser, states, is_split=True)
             after = [
                 _stepped(state, prediction, is_kept=self._preview_map is not None)
                 for state, prediction in zip(states, predictions, strict=True)
@@ -284,11 +304,12 @@ class SamplerWork:
             for state, is_sound in zip(after, is_finite, strict=True)
         ]  # fmt: skip
 
-    def _predict(self, states: Sequence[Denoising], is_split: bool) -> list[Tensor]:
+    def _predict(
+        self, family: Denoiser, states: Sequence[Denoising], is_split: bool
+    ) -> list[Tensor]:
         """Each job's prediction, (1, ...), guidance applied."""
         import torch
 
-        family = self._loaded
         guided = [each for each in states if each.negative_text is not None]
 
         def forward(rows: Sequence[Denoising], texts: Sequence[Text]) -> Tensor:
@@ -303,8 +324,12 @@ class SamplerWork:
 
         prompts = [each.text for each in states]
         negatives = [each.negative_text for each in guided if each.negative_text is not None]
-        if guided and is_split:
-            both = torch.cat([forward(states, prompts), forward(guided, negatives)])
+        if is_split:
+            with family.cache_context("cond"):
+                both = forward(states, prompts)
+            if guided:
+                with family.cache_context("uncond"):
+                    both = torch.cat([both, forward(guided, negatives)])
         else:
             both = forward([*states, *guided], [*prompts, *negatives])
         predicted = [both[number : number + 1] for number in range(len(both))]

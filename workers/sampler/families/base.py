@@ -8,12 +8,14 @@ diffusers' own; results equal diffusers' own pipeline for the same seed.
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy.typing as npt
 
@@ -136,6 +138,7 @@ class Denoiser(ABC):
 
         self._place, self._card, self._geometry = place, card, geometry
         self._transformer = self._load(folder, "transformer")
+        self._experts = [self._transformer]
         config = read_config(folder, "scheduler/scheduler_config.json")
         if config.get("stochastic_sampling"):
             raise SettingsError(f"{folder} draws noise that no seed repeats: stochastic_sampling")
@@ -151,6 +154,21 @@ class Denoiser(ABC):
             folder, subfolder=component, torch_dtype=self._place.dtype, local_files_only=True
         )
         return install(loaded, self._place)
+
+    def with_experts(self, make: Callable[[Any], Any]) -> Self:
+        """One with other transformers, made from its own, and all else shared."""
+        other = copy.copy(self)
+        other._experts = [make(each) for each in self._experts]
+        other._transformer = other._experts[0]
+        return other
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """Forwards in here go on from what those under the same name left in a step cache."""
+        with ExitStack() as contexts:
+            for expert in self._experts:
+                contexts.enter_context(expert.cache_context(name))
+            yield
 
     @abstractmethod
     def text_layout(self) -> Expected:

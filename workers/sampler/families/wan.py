@@ -118,7 +118,6 @@ class WanDenoiser(Denoiser):
 
     def __init__(self, folder: Path, place: Place, card: ModelCard, geometry: Geometry) -> None:
         super().__init__(folder, place, card, geometry)
-        self._experts = [self._transformer]
         ratio: float | None = read_config(folder, "model_index.json").get("boundary_ratio")
         self._boundary: float | None = None
         if ratio is not None:
