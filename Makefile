@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler bench-fairness kill-demo simulate replay \
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler bench-makespan bench-fairness kill-demo simulate replay \
   shrink mutants train-demo-model eval-demo-model lock clean
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench            bench-core (pure core), bench-footprint (memory, start-up), -sampler, -fairness, -relay'
 	@echo 'make bench-sampler    jobs a second and latencies of continuous batching, beside static batches and diffusers;'
 	@echo '                      then the whole stage on Apache Kafka beside a bare loop (STAGE_ARGS)'
+	@echo 'make bench-makespan   mixed lengths on several samplers, simulated, beside the optimum'
 	@echo 'make bench-fairness   who waits when a tenant floods, in simulation, beside first come, first served'
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
@@ -65,7 +66,7 @@ format: $(STAMP)
 
 # All run, whether or not those before meet their goals.
 bench: $(STAMP)
-	@status=0; for each in bench-core bench-footprint bench-sampler bench-fairness bench-relay; do \
+	@status=0; for each in bench-core bench-footprint bench-sampler bench-makespan bench-fairness bench-relay; do \
 	  $(MAKE) --no-print-directory $$each || status=1; done; exit $$status
 
 bench-core: $(STAMP)
@@ -105,6 +106,9 @@ train-demo-model: $(STAMP)
 
 eval-demo-model: $(STAMP)
 	$(BIN)/python -m tests.bench.demo_model $(EVAL_ARGS)
+
+bench-makespan: $(STAMP)
+	$(BIN)/python -m tests.bench.makespan
 
 bench-fairness: $(STAMP)
 	$(BIN)/python -m tests.bench.fairness

@@ -21,7 +21,7 @@ class StepCache:
     """One job's: on the engine thread, from its first step to its last."""
 
     def __init__(self, denoiser: Denoiser, threshold: float) -> None:
-        """The rest is skipped where the first block's output changed by no more than `threshold`."""
+        """The rest is skipped where the first block's output changed by up to `threshold`."""
         self._denoiser, self._threshold = denoiser, threshold
         self._twin: Denoiser | None = None
 
