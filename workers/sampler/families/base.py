@@ -139,6 +139,7 @@ class Denoiser(ABC):
         self._place, self._card, self._geometry = place, card, geometry
         self._transformer = self._load(folder, "transformer")
         self._experts = [self._transformer]
+        self._dtype = self._transformer.dtype  # to ask for it walks all modules: 4 % of a step
         config = read_config(folder, "scheduler/scheduler_config.json")
         if config.get("stochastic_sampling"):
             raise SettingsError(f"{folder} draws noise that no seed repeats: stochastic_sampling")

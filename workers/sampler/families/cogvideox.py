@@ -154,8 +154,8 @@ class CogVideoXDenoiser(Denoiser):
             _, num_frames, _, height, width = latents.shape
             rotary = self._rotary(num_frames, height, width)
         prediction: Tensor = transformer(
-            hidden_states=latents.to(transformer.dtype),
-            encoder_hidden_states=text["prompt_embeds"].to(transformer.dtype),
+            hidden_states=latents.to(self._dtype),
+            encoder_hidden_states=text["prompt_embeds"].to(self._dtype),
             timestep=timesteps,
             image_rotary_emb=rotary,
             return_dict=False,

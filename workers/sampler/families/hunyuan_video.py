@@ -131,7 +131,7 @@ class HunyuanVideoDenoiser(Denoiser):
 
         del expert
         transformer = self._transformer
-        dtype, guidance = transformer.dtype, None
+        dtype, guidance = self._dtype, None
         if transformer.config.guidance_embeds:
             fixed = self._card.parameters[_FIXED]
             scales = [fixed or each.guidance_scale for each in jobs]

@@ -159,8 +159,8 @@ class LtxDenoiser(Denoiser):
         transformer, geometry = self._transformer, self._geometry
         _, num_frames, height, width = geometry.latent_shape(jobs[0])
         prediction: Tensor = transformer(
-            hidden_states=latents.to(transformer.dtype),
-            encoder_hidden_states=text["prompt_embeds"].to(transformer.dtype),
+            hidden_states=latents.to(self._dtype),
+            encoder_hidden_states=text["prompt_embeds"].to(self._dtype),
             timestep=timesteps,
             encoder_attention_mask=text["prompt_attention_mask"],
             num_frames=num_frames,

@@ -140,9 +140,9 @@ class WanDenoiser(Denoiser):
         del jobs
         transformer = self._experts[expert]
         prediction: Tensor = transformer(
-            hidden_states=latents.to(transformer.dtype),
+            hidden_states=latents.to(self._dtype),
             timestep=timesteps,
-            encoder_hidden_states=text["prompt_embeds"].to(transformer.dtype),
+            encoder_hidden_states=text["prompt_embeds"].to(self._dtype),
             return_dict=False,
         )[0]
         return prediction
