@@ -36,6 +36,7 @@ def _running(broker: Any, home: Path, cache: Path) -> Iterator[Pipeline]:
         torch_threads=1,
         retry_delays_s=(1, 2, 4),
         checkpoint_ms=200,
+        preview_ms=200,
     )
     plan = StackPlan(
         settings, cache=cache, broker=None, worker_argv=(sys.executable, "-m", "tests.poisoned")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from schemas.records import VideoDone
+from schemas.records import JobEvent, VideoDone
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import blob_prefix
 from streams.cli.context import make_client, make_store
@@ -103,5 +105,24 @@ def test_one_poisoned_job_of_eight_is_a_dead_letter_and_seven_complete(pipeline:
                 letters += [key.decode() for each in tail.read() if (key := each.key())]
                 await asyncio.sleep(0)
         assert [job_id for job_id in letters if job_id in jobs] == [bad.job_id]
+
+    run(pipeline, main)
+
+
+def test_whoever_watches_a_job_sees_it_before_it_is_done(pipeline: Pipeline) -> None:
+    async def main(client: Client, store: BlobStore) -> None:
+        job_id = await submit_long(client)
+        seen: list[tuple[int, bytes]] = []
+        async for event in client.watch(job_id):
+            if isinstance(event, JobEvent) and event.preview is not None:
+                assert event.kind == "preview"
+                assert event.step is not None
+                seen.append((event.step, store.read(event.preview, 1 << 20)))
+        steps = [step for step, _ in seen]
+        assert steps == sorted(steps)
+        assert 0 < steps[0] < 100
+        for _, data in seen:
+            with Image.open(io.BytesIO(data)) as picture:
+                assert (picture.format, picture.size) == ("PNG", (8, 8))
 
     run(pipeline, main)
