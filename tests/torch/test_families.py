@@ -340,3 +340,16 @@ def test_a_preview_map_of_another_model_is_refused(model: Model, tmp_path: Path,
     (tmp_path / PREVIEW_FILE).write_text(text)
     with pytest.raises(SettingsError, match=PREVIEW_FILE):
         read_preview_map(tmp_path, model.geometry.num_channels)
+
+
+def test_a_size_is_rejected_only_where_the_pipeline_fails_too(model: Model) -> None:
+    wish = replace(model.wish(98, steps=2), height_px=128, width_px=192)
+    task = Task(wish, 2, b"")
+    try:
+        model.expected(wish, "latent")
+    except RuntimeError:
+        with pytest.raises(Rejected) as caught:
+            model.stages.prompt.batch_key(task)
+        assert caught.value.reason_code == "invalid_size"
+    else:
+        model.stages.prompt.batch_key(task)

@@ -52,6 +52,8 @@ class ModelCard:
     max_num_inference_steps: int = 100
     size_multiple_px: int = 16
     frame_stride: int = 4
+    max_height_px: int | None = None
+    max_width_px: int | None = None
     is_guidance_embedded: bool = False
     step_cache_threshold: float = 0.05
     parameters: Mapping[str, float] = field(default_factory=dict)
@@ -107,6 +109,8 @@ def read_card(folder: Path) -> ModelCard:
             "version": model_version(folder),
             "size_multiple_px": geometry.size_multiple_px,
             "frame_stride": geometry.frame_multiple,
+            "max_height_px": geometry.max_height_px,
+            "max_width_px": geometry.max_width_px,
             "is_guidance_embedded": family.is_guidance_embedded(folder, said),
             "parameters": {
                 key: float(said.get(key, value)) for key, value in family.parameters.items()

@@ -133,6 +133,12 @@ def _check_shape(job: Job, card: ModelCard) -> None:
             f"{job.width_px}x{job.height_px}: both sides must be multiples of {unit}",
             reason_code="invalid_size",
         )
+    widest_px, highest_px = card.max_width_px or job.width_px, card.max_height_px or job.height_px
+    if job.width_px > widest_px or job.height_px > highest_px:
+        raise Rejected(
+            f"{job.width_px}x{job.height_px}: {card.name} goes to {widest_px}x{highest_px}",
+            reason_code="invalid_size",
+        )
     if job.width_px * job.height_px > card.max_frame_px:
         raise Rejected(
             f"{job.width_px}x{job.height_px}: at most {card.max_frame_px} pixels a frame",

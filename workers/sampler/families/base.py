@@ -41,6 +41,7 @@ class Geometry:
 
     A first frame has a latent frame of its own; each `frame_stride` more share one. Sizes must be
     multiples of `size_multiple_px`, and frame counts 1 more than a multiple of `frame_multiple`.
+    `max_height_px` and `max_width_px`: what positions reach; None: as far as anybody asks.
     """
 
     num_channels: int
@@ -48,6 +49,8 @@ class Geometry:
     frame_stride: int
     size_multiple_px: int
     frame_multiple: int
+    max_height_px: int | None = None
+    max_width_px: int | None = None
 
     def latent_shape(self, job: Job) -> tuple[int, int, int, int]:
         """(C, T, H, W) of a job's latents, as the decoder gets them."""

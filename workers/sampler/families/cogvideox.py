@@ -64,6 +64,7 @@ class CogVideoX:
         transformer = read_config(folder, "transformer/config.json")
         scale_px = 2 ** (len(vae["block_out_channels"]) - 1)
         frame_stride = int(vae["temporal_compression_ratio"])
+        has_largest = transformer["patch_size_t"] is not None  # 1.5: its grid is cut from that
         return Geometry(
             num_channels=transformer["in_channels"],
             scale_px=scale_px,
@@ -71,6 +72,8 @@ class CogVideoX:
             size_multiple_px=math.lcm(8, scale_px * transformer["patch_size"]),
             # An even number of latent frames decodes to more frames than were asked for.
             frame_multiple=2 * frame_stride,
+            max_height_px=transformer["sample_height"] * scale_px if has_largest else None,
+            max_width_px=transformer["sample_width"] * scale_px if has_largest else None,
         )
 
     def is_guidance_embedded(self, folder: Path, said: Mapping[str, Any]) -> bool:
