@@ -45,6 +45,7 @@ class Job:
     seed: int
     created_at: datetime
     deadline: datetime
+    is_deferrable: bool = False
 
     @property
     def is_guided(self) -> bool:

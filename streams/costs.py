@@ -19,6 +19,7 @@ from typing import Any
 from schemas.records import GenerationRequest, Job
 from streams.core.cost import CostModel, Learned, Prior, Shape
 from streams.core.fair_queue import Charge
+from streams.core.tiers import OFF_PEAK
 from streams.engine import Task
 
 log = logging.getLogger(__name__)
@@ -64,9 +65,11 @@ class CostBook:
         model_version, shape, num_units = _work_of(self._stage, record)
         with self._lock:
             cost_s = self._model.estimate_s(model_version, shape, num_units)
-        if isinstance(record, GenerationRequest):
-            return Charge(self._tier_of(record), record.tenant_id, cost_s)
-        return Charge(record.job.tier, record.job.tenant_id, cost_s)
+        wish = record if isinstance(record, GenerationRequest) else record.job
+        if wish.is_deferrable:
+            return Charge(OFF_PEAK, wish.tenant_id, cost_s)
+        tier = self._tier_of(record) if isinstance(record, GenerationRequest) else record.job.tier
+        return Charge(tier, wish.tenant_id, cost_s)
 
     def measured(self, task: Task, compute_s: float) -> float:
         """A record was worked in so long, its share of the batch; by what factor that was off."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from streams.core.tiers import DEFAULT_TIERS, DEFAULT_WEIGHTS
+from streams.core.tiers import DEFAULT_TIERS, DEFAULT_WEIGHTS, OFF_PEAK
 from streams.errors import SettingsError
 
 GroupProtocol = Literal["classic", "consumer"]
@@ -236,6 +236,8 @@ class Settings(BaseSettings):
             raise ValueError(f"REEL_PARTITIONS must be a multiple of the {len(self.tiers)} tiers")
         if len(set(self.tiers)) != len(self.tiers):
             raise ValueError("REEL_TIERS names a tier twice")
+        if OFF_PEAK in self.tiers:
+            raise ValueError(f"REEL_TIERS: {OFF_PEAK} is no tier, but where deferrable jobs wait")
         named = {self.default_tier, *(self.tenants or {}).values()}
         if unknown := named - set(self.tiers):
             raise ValueError(f"unknown tier {', '.join(sorted(unknown))}: not in REEL_TIERS")

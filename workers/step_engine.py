@@ -22,10 +22,11 @@ from pathlib import Path
 from queue import Empty
 from typing import Any, cast
 
-from schemas.records import BlobRef, StageTiming
+from schemas.records import BlobRef, Job, StageTiming
 from streams.core.events import Failed, Ticket
 from streams.core.step_batcher import StepBatcher
 from streams.core.step_caps import StepCap
+from streams.core.tiers import OFF_PEAK_WEIGHT
 from streams.engine import Task
 from streams.errors import FatalError, OutOfMemory, SettingsError, SickHost
 from workers.engine import PROGRESS_EVERY_S, RowEngine, fault_of, log_failure, now, without_tensors
@@ -171,10 +172,14 @@ class StepEngine(RowEngine):
                 self._batch_key(ticket, state),
                 self._work.width(state),
                 num_steps - num_done,
-                self._settings.weights.get(prepared.task.record.job.tier, 1.0),
+                self._weight(prepared.task.record.job),
             )
         if not self._jobs:
             self._end_hold()
+
+    def _weight(self, job: Job) -> float:
+        """How fast it comes up in line."""
+        return OFF_PEAK_WEIGHT if job.is_deferrable else self._settings.weights.get(job.tier, 1.0)
 
     def _step(self) -> None:
         """One forward, for the jobs whose turn it is."""

@@ -15,6 +15,8 @@ from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from streams.core.tiers import OFF_PEAK, OFF_PEAK_WEIGHT
+
 T = TypeVar("T", bound=Hashable)
 
 #: Accounts kept of a tier's tenants that were served and wait for nothing now.
@@ -75,6 +77,8 @@ class FairQueue(Generic[T]):
     - A tenant's records go by deadline, earliest first, but none passes one that has waited
       `ageing_s`. Ageing ends there: if old records passed other tenants', whoever floods a worker
       would own it. What bounds a tenant's wait is its share.
+    - What is off-peak (`tiers.OFF_PEAK`) goes where nothing else waits, and changes no account of
+      who else there is. It does not age: under a load that never ends it waits without end.
     - A turn of one key never waits for records of another, and charges the same accounts.
     - Memory: what waits, and a few times `MAX_IDLE` accounts of tenants that don't. Where a tier
       has more of those, newcomers begin where the least of them is.
@@ -166,7 +170,7 @@ class FairQueue(Generic[T]):
         """Whose turn it is among tiers of more than that weight; None if none of them waits."""
         best: _Tier | None = None
         for tier in self._tiers.values():
-            if tier.num and tier.weight > weight and (best is None or tier.rank < best.rank):
+            if tier.num and tier.weight > weight and (best is None or tier.order < best.order):
                 best = tier
         if best is None:
             return None
@@ -182,7 +186,7 @@ class FairQueue(Generic[T]):
         """Whose turn it is among the records of that key; one waits."""
         best: Line | None = None
         for tier, ranking in self._keys[key].rankings.items():
-            if best is not None and best.tenant.tier.rank <= tier.rank:
+            if best is not None and best.tenant.tier.order <= tier.order:
                 continue
             if (line := ranking.first()) is not None:
                 best = line
@@ -199,7 +203,7 @@ class FairQueue(Generic[T]):
         tenant.rank += charged_s
         if tenant.rank > tier.highest:
             tier.highest = tenant.rank
-        if tier.rank > self._served:
+        if tier.rank > self._served and not tier.is_off_peak:
             self._served = tier.rank
         tier.rank += charged_s / tier.weight
         self._leave(entry)
@@ -235,11 +239,12 @@ class FairQueue(Generic[T]):
     def _tier(self, name: str) -> _Tier:
         """Tiers that are in no table share one account, of the least weight."""
         weights = self._fairness.weights
-        name = name if name in weights else ""
+        is_off_peak = name == OFF_PEAK
+        name = name if name in weights or is_off_peak else ""
         tier = self._tiers.get(name)
         if tier is None:
-            weight = weights.get(name, min(weights.values(), default=1.0))
-            tier = self._tiers[name] = _Tier(weight)
+            least = OFF_PEAK_WEIGHT if is_off_peak else min(weights.values(), default=1.0)
+            tier = self._tiers[name] = _Tier(weights.get(name, least), is_off_peak)
         return tier
 
     def _leave(self, entry: _Entry) -> None:
@@ -318,11 +323,12 @@ class _Tier:
     """Accounts of a tier: `rank` in seconds served by weight; those of its tenants in seconds."""
 
     __slots__ = (
-        "cost_s", "highest", "num", "rank", "ranking", "served", "sweep_at", "tenants", "weight",
+        "cost_s", "highest", "is_off_peak", "num", "rank", "ranking", "served", "sweep_at",
+        "tenants", "weight",
     )  # fmt: skip
 
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
+    def __init__(self, weight: float, is_off_peak: bool) -> None:
+        self.weight, self.is_off_peak = weight, is_off_peak
         self.num = 0
         self.cost_s = 0.0
         self.rank = 0.0
@@ -331,6 +337,11 @@ class _Tier:
         self.ranking: _Ranking[_Tenant] = _Ranking()
         self.served = 0.0  # of the tenant that was served last, at that time: where newcomers begin
         self.highest = 0.0
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """The tier of the least order goes first."""
+        return self.is_off_peak, self.rank
 
     def open(self, name: str) -> _Tenant:
         """A new account."""
@@ -383,9 +394,9 @@ class Line:
         """The record that is due first; it has one."""
         return self.entries[0]
 
-    def order(self) -> tuple[float, float, float]:
+    def order(self) -> tuple[tuple[bool, float], float, float]:
         """Of two keys' turns the one of the lesser order goes first."""
-        return self.tenant.tier.rank, self.tenant.rank, self.entries[0][0]
+        return self.tenant.tier.order, self.tenant.rank, self.entries[0][0]
 
     def tidy(self) -> None:
         """The head waits, and at most half of the others don't."""

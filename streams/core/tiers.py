@@ -25,6 +25,10 @@ DEFAULT_TIERS = ("enterprise", "pro", "free")
 #: a weight is also the bound on its wait.
 DEFAULT_WEIGHTS = {"enterprise": 8.0, "pro": 3.0, "free": 1.0}
 
+#: The tier, in queues only, of deferrable jobs: they go where nothing else waits.
+OFF_PEAK = "off-peak"
+OFF_PEAK_WEIGHT = 1e-6  # less than any tier's
+
 
 def stable_hash(text: str) -> int:
     """The first 8 bytes of SHA-256 over UTF-8, big-endian: 0 .. 2**64 - 1."""

@@ -32,7 +32,7 @@ from streams.core.events import (
     Work,
 )
 from streams.core.stage import StageState
-from streams.core.tiers import tier_of_partition
+from streams.core.tiers import OFF_PEAK, tier_of_partition
 from streams.engine import Task
 from streams.monitor.health import Health
 from streams.monitor.metrics import WorkerMetrics
@@ -97,6 +97,8 @@ class WorkerWatch:
         waiting = {tier: (num, cost_s) for tier, num, cost_s in state.queue.waiting()}
         for tier in self._tiers:
             self._metrics.tier(tier, held[tier], *waiting.get(tier, (0, 0.0)))
+        if self._tiers:
+            self._metrics.tier(OFF_PEAK, 0, *waiting.get(OFF_PEAK, (0, 0.0)))
 
     def _watch_joining(self, now_s: float) -> None:
         if self._join_by_s is None:

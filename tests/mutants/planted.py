@@ -319,6 +319,20 @@ MUTANTS = (
         '        ends_job = error.reason_code not in',
         '        ends_job = error.reason_code in',
     ),
+    Mutant(
+        "lets deferrable jobs share as a tier does",
+        "streams/core/fair_queue.py",
+        "        return self.is_off_peak, self.rank\n",
+        "        return False, self.rank\n",
+        ("tests/properties/test_fair_queue.py",),
+    ),
+    Mutant(
+        "lets deferrable jobs move where newcomers begin",
+        "streams/core/fair_queue.py",
+        "        if tier.rank > self._served and not tier.is_off_peak:\n",
+        "        if tier.rank > self._served:\n",
+        ("tests/properties/test_fair_queue.py",),
+    ),
     # ---- denoising steps
     Mutant(
         "gives each job of a forward another's prompt",

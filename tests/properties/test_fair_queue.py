@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from streams.core.fair_queue import Charge, Fairness, FairQueue
+from streams.core.tiers import OFF_PEAK
 
 WEIGHTS = {"enterprise": 8.0, "pro": 3.0, "free": 1.0}
-TIERS = (*WEIGHTS, "unknown")
+TIERS = (*WEIGHTS, "unknown", OFF_PEAK)
 COSTS_S = (1.0, 2.0, 5.0)
 AGEING_S = 10.0
 
@@ -59,12 +60,18 @@ class FairQueueMachine(RuleBasedStateMachine):
             item = self.queue.pop(line if place == 0 else self.queue.lead_of(key))
             own_key, charge, _, due_s = self.waiting.pop(item)
             assert own_key == key, "a batch holds one key"
+            if charge.tier == OFF_PEAK:
+                rivals = self.waiting.values() if place == 0 else self.of_key(key)
+                assert all(each[1].tier == OFF_PEAK for each in rivals), "nothing else waits"
             own = [
                 each[3]
                 for each in self.waiting.values()
                 if each[1][:2] == charge[:2] and each[0] == key
             ]
             assert due_s <= min(own, default=due_s), "due first goes first"
+
+    def of_key(self, key: str) -> list[tuple[str, Charge, float, float]]:
+        return [each for each in self.waiting.values() if each[0] == key]
 
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
@@ -99,7 +106,7 @@ class FairQueueMachine(RuleBasedStateMachine):
             )
         costs_s: dict[str, float] = defaultdict(float)
         for _, charge, _, _ in self.waiting.values():
-            costs_s[charge.tier if charge.tier in WEIGHTS else ""] += charge.cost_s
+            costs_s[charge.tier if charge.tier in (*WEIGHTS, OFF_PEAK) else ""] += charge.cost_s
         told = {tier: cost_s for tier, num, cost_s in self.queue.waiting() if num}
         assert told == dict(costs_s)
         assert sum(each.num_records for each in self.queue.backlogs()) == len(self.waiting)
@@ -237,3 +244,43 @@ def test_tenants_that_come_and_go_leave_nothing_behind() -> None:
     assert len(free.tenants) <= 25_000
     assert len(queue._keys) == 1
     assert len(queue._oldest_keys._heap) < 200
+
+
+COMING = st.tuples(
+    st.sampled_from(TIERS), st.sampled_from("xy"), st.sampled_from("ab"),
+    st.sampled_from(COSTS_S), st.booleans(),
+)  # fmt: skip
+
+
+@given(st.lists(COMING, max_size=60))
+def test_off_peak_work_changes_nobody_elses_order(
+    coming: list[tuple[str, str, str, float, bool]],
+) -> None:
+    """What comes and goes in batches of two, with off-peak work among it and without."""
+
+    def order(has_off_peak: bool) -> list[int]:
+        queue: FairQueue[int] = FairQueue(Fairness(WEIGHTS, AGEING_S))
+        taken: list[int] = []
+        peak: set[int] = set()
+
+        def take() -> None:
+            line = queue.lead()
+            key = line.key.name
+            for place in range(min(2, queue.num(key))):
+                item = queue.pop(line if place == 0 else queue.lead_of(key))
+                if item in peak:
+                    taken.append(item)
+                    peak.discard(item)
+
+        for number, (tier, tenant, key, cost_s, is_taken) in enumerate(coming):
+            if tier != OFF_PEAK:
+                peak.add(number)
+            if tier != OFF_PEAK or has_off_peak:
+                queue.add(key, number, Charge(tier, tenant, cost_s), None, float(number))
+            if is_taken and peak:
+                take()
+        while peak:
+            take()
+        return taken
+
+    assert order(has_off_peak=True) == order(has_off_peak=False)

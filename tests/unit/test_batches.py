@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from streams.core.batches import Batch, Batches
 from streams.core.fair_queue import Charge, Fairness
+from streams.core.tiers import OFF_PEAK
 
 
 def some_batches(max_batches: int = 2) -> Batches[str]:
@@ -105,3 +106,14 @@ def test_a_suspect_is_not_kept_waiting_by_heavier_tiers() -> None:
     batches = tiers_full_of_free_jobs(has_room=True)
     batches.add_suspect("s")
     assert batches.take(0.0) is None, "the engine runs empty for it"
+
+
+def test_off_peak_work_has_places_only_where_nothing_heavier_wants_them() -> None:
+    """Resident sets: a job of any tier enters beside as many deferrable ones as there are."""
+    batches: Batches[str] = Batches(1, 0.0, 2, Fairness({"free": 1.0}), has_room_for_heavier=True)
+    for item in ("late-1", "late-2", "late-3"):
+        batches.add("k", item, Charge(OFF_PEAK, "acme", 1.0), None, 0.0)
+    taken = [batches.take(0.0) for _ in range(3)]
+    assert [each.items for each in taken if each] == [("late-1",), ("late-2",)]
+    batches.add("k", "free", Charge("free", "acme", 1.0), None, 0.0)
+    assert batches.take(0.0) == Batch(3, ("free",), is_alone=False)

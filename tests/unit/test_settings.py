@@ -183,3 +183,8 @@ def test_the_table_lists_every_setting_with_its_meaning() -> None:
 def test_the_readme_prints_the_settings_as_they_are() -> None:
     readme = Path(__file__).parents[2].joinpath("README.md").read_text()
     assert settings_table() in readme
+
+
+def test_a_tier_is_not_called_as_the_queue_of_deferrable_jobs() -> None:
+    with pytest.raises(ValueError, match="off-peak is no tier"):
+        Settings(tiers=("pro", "off-peak"), partitions=24, default_tier="pro")

@@ -57,6 +57,7 @@ def admit(
         seed=seed_of(request.job_id) if request.seed is None else request.seed,
         created_at=request.created_at,
         deadline=_deadline(request, rules),
+        is_deferrable=request.is_deferrable,
     )
     _check_text(request, card, rules)
     _check_shape(job, card)
