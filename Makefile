@@ -23,6 +23,7 @@ help:
 	@echo 'make bench-sampler    jobs a second and latencies of continuous batching, beside static batches and diffusers;'
 	@echo '                      then the whole stage on Apache Kafka beside a bare loop (STAGE_ARGS)'
 	@echo 'make bench-fairness   who waits when a tenant floods, in simulation, beside first come, first served'
+	@echo '                      FAIRNESS_ARGS: --plots FOLDER (PNG), --sweep (how waits move with clusters and defaults)'
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
@@ -106,8 +107,10 @@ train-demo-model: $(STAMP)
 eval-demo-model: $(STAMP)
 	$(BIN)/python -m tests.bench.demo_model $(EVAL_ARGS)
 
+FAIRNESS_ARGS ?=
+
 bench-fairness: $(STAMP)
-	$(BIN)/python -m tests.bench.fairness
+	$(BIN)/python -m tests.bench.fairness $(FAIRNESS_ARGS)
 
 kill-demo: $(STAMP)
 	$(BIN)/python -m tests.bench.kill_demo
