@@ -23,7 +23,7 @@ help:
 	@echo 'make bench-sampler    jobs a second and latencies of continuous batching, beside static batches and diffusers;'
 	@echo '                      then the whole stage on Apache Kafka beside a bare loop (STAGE_ARGS)'
 	@echo 'make bench-fairness   who waits when a tenant floods, in simulation, beside first come, first served'
-	@echo '                      FAIRNESS_ARGS: --plots FOLDER (PNG), --sweep (how waits move with clusters and defaults)'
+	@echo '                      FAIRNESS_ARGS: --plots FOLDER (PNG), --sweep (clusters and defaults), --kafka (Apache Kafka)'
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
