@@ -131,7 +131,11 @@ def test_retention_and_sizes_of_an_existing_topic_are_set(place: Place) -> None:
     ("count", "why"),
     [
         (12, "a partition count cannot shrink: set REEL_PARTITIONS=12, or drain and delete"),
-        (3, "jobs must keep their partition: set REEL_PARTITIONS=3, or drain and delete"),
+        (
+            3,
+            "jobs must keep their partition: set REEL_PARTITIONS=3, or `reel topics grow 6` with "
+            "REEL_PARTITIONS=3, or drain and delete",
+        ),
         (1, "jobs must keep their partition: drain and delete"),
     ],
 )

@@ -6,9 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from streams.core.tiers import DEFAULT_TIERS, DEFAULT_WEIGHTS
+from streams.core.tiers import DEFAULT_TIERS, DEFAULT_WEIGHTS, tier_of_partition
 from tests.bench.fairness_plots import Curve, plot_waits
 from tests.bench.fairness_sweep import heavy_tenants
 from tests.simulation.fairness import (
@@ -18,6 +20,7 @@ from tests.simulation.fairness import (
     jain_index,
     merged,
     percentile,
+    range_assignment,
     served_s,
     simulate,
     waits_s,
@@ -59,6 +62,29 @@ def test_when_all_want_too_much_each_tier_gets_its_weight_and_its_tenants_get_al
     is_by_weight = abs(sum(spent_s["free"].values()) / total_s - weight) < 0.1 * weight
     is_alike = jain_index(spent_s["enterprise"].values()) > 0.95
     assert (is_by_weight, is_alike) == (is_fair, is_fair)
+
+
+@given(width=st.integers(1, 160), data=st.data())
+def test_up_to_a_third_of_the_partitions_every_worker_holds_every_tier(
+    width: int, data: st.DataObject
+) -> None:
+    num_workers = data.draw(st.integers(1, width))
+    held = range_assignment(len(DEFAULT_TIERS) * width, num_workers)
+    assert [partition for each in held for partition in each] == [*range(3 * width)]
+    assert all({tier_of_partition(p) for p in each} == {*DEFAULT_TIERS} for each in held)
+
+
+@given(width=st.integers(1, 160), num_workers=st.integers(1, 1000))
+def test_beyond_that_tiers_still_have_nearly_as_many_workers_each(
+    width: int, num_workers: int
+) -> None:
+    held = range_assignment(len(DEFAULT_TIERS) * width, num_workers)
+    workers = [
+        sum(any(tier_of_partition(p) == tier for p in each) for each in held)
+        for tier in DEFAULT_TIERS
+    ]
+    assert min(workers) >= min(width, num_workers // 3)
+    assert max(len(each) for each in held) - min(len(each) for each in held) <= 1
 
 
 def test_a_tenant_that_only_waits_is_served_nothing() -> None:
