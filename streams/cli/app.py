@@ -250,7 +250,8 @@ def topics_grow(
 ) -> None:
     """Give the stages' topics more partitions while everything runs; REEL_PARTITIONS is the old N.
 
-    Then start workers, producers and clients anew with REEL_PARTITIONS=N.
+    Then start all anew with REEL_PARTITIONS=N, the last stage first; the prompt stage's workers all
+    at once, because those of two counts would forward requests to each other.
     """
     from streams.cli.operate import grow
 

@@ -75,7 +75,8 @@ def grow(num_partitions: int) -> int:
     for change in changes:
         result(change.text)
     say(
-        f"start workers, producers and clients anew with REEL_PARTITIONS={num_partitions}"
+        f"start all anew with REEL_PARTITIONS={num_partitions}: finisher, decoder, sampler, then "
+        "the whole prompt stage at once, then producers"
         if changes
         else "nothing to do"
     )

@@ -3,11 +3,13 @@
 Partition p keeps its tier when their number grows by whole stripes, and a job keeps its partition
 on every topic, so growing moves nothing: later topics grow first, `requests` last, and only then
 does anybody write to the new ones. Partitions cannot shrink: a smaller pipeline is another one,
-with topics on brokers of its own, and `unfinished` says when the old one may be turned off.
+with brokers and a store of its own (a job's `request` fence names a partition that it may not
+have), and `unfinished` says when the old one may be turned off.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import OFFSET_INVALID, KafkaException
@@ -24,7 +26,7 @@ from streams.kafka.admin import (
 from streams.kafka.cluster import Cluster, error_of, raise_refused
 from streams.kafka.committed import committed_offsets
 from streams.settings import Settings
-from streams.topology import Topic, worker_stages
+from streams.topology import Stage, Topic, worker_stages
 
 _COORDINATOR_S = 30.0
 
@@ -47,8 +49,8 @@ def grow_topics(settings: Settings, num_partitions: int) -> list[Change]:
     """Give every topic that has the pipeline's partition count so many; then all are led.
 
     Idempotent: one that was interrupted is run again. Workers, producers and clients go on
-    meanwhile; start them anew with REEL_PARTITIONS at the new count afterwards. Offsets in the new
-    partitions begin at 0.
+    meanwhile: requests that come in the new partitions are forwarded to those of before, until
+    the workers are started anew with REEL_PARTITIONS at the new count.
 
     Raises:
         SettingsError: the count is no multiple of the tiers, or a topic is missing, has more
@@ -82,8 +84,8 @@ def _refuse_unfit(topic: Topic, count: int | None, before: int, after: int) -> N
     if after < count:
         raise SettingsError(
             f"topic {topic.name} has {count} partitions and a partition count cannot shrink: set "
-            "up another pipeline, switch producers to it, and turn this one off when `reel topics "
-            "drained` finds nothing left"
+            "up another pipeline (brokers, store), switch producers to it, and turn this one off "
+            "when `reel topics drained` finds nothing left"
         )
     if count not in (before, after):
         raise SettingsError(
@@ -92,8 +94,8 @@ def _refuse_unfit(topic: Topic, count: int | None, before: int, after: int) -> N
         )
 
 
-def unfinished(settings: Settings) -> list[Remainder]:
-    """What the workers' groups have not finished, of their inputs and retries.
+def unfinished(settings: Settings, stages: Sequence[Stage] | None = None) -> list[Remainder]:
+    """What these stages' groups, or all workers', have not finished of their inputs and retries.
 
     Empty means: no job is under way, whatever becomes of workers, provided that no producer writes
     any more. Dead letters and outcomes do not count: nobody has to work them.
@@ -103,7 +105,7 @@ def unfinished(settings: Settings) -> list[Remainder]:
         SickHost: the brokers do not answer.
     """
     found = []
-    for stage in worker_stages():
+    for stage in worker_stages() if stages is None else stages:
         partitions = partitions_of(stage, settings)
         consumer = outsider(settings, stage.group)
         left: dict[str, int] = {}

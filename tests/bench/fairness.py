@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from streams.core.fair_queue import Charge, Fairness, FairQueue
+from streams.core.fair_queue import NOBODY, Charge, Fairness, FairQueue
 from streams.core.tiers import DEFAULT_TIERS, DEFAULT_WEIGHTS
 from tests.bench.fairness_kafka import bench_on_kafka
 from tests.bench.fairness_plots import Curve, plot_waits
@@ -131,10 +131,16 @@ def tier_indexes(served: list[Served]) -> dict[str, float]:
 
 def queue_costs(goals: Goals) -> None:
     """CPU time of a record in the queue, at several batch keys; the least of five."""
+    print(f"\nQueue, {NUM_TENANTS} tenants that wait (FIFO: one): CPU us a record, in and out")
+    rows = []
     for num_keys in NUMS_KEYS:
-        cost_us = min(queue_us(num_keys) for _ in range(5))
+        cost_us, fifo_us = (
+            min(queue_us(num_keys, is_fair) for _ in range(5)) for is_fair in (True, False)
+        )
+        rows.append([str(num_keys), f"{cost_us:.2f}", f"{fifo_us:.2f}"])
         name = "fair_queue_us_per_record"
         goals.at_most(name if num_keys == 1 else f"{name}_{num_keys}_keys", cost_us, 5)
+    print_table(["batch keys", "fair", "FIFO"], rows)
 
 
 def others() -> list[Arrival]:
@@ -154,11 +160,11 @@ def flood_of(tier: str) -> list[Arrival]:
     return list(limited(stream, int(WORKERS * UNTIL_S) + 20_000))
 
 
-def queue_us(num_keys: int) -> float:
-    """CPU time of a record, added and popped, while each of many tenants waits."""
+def queue_us(num_keys: int, is_fair: bool) -> float:
+    """CPU time of a record, added and popped, while each of many tenants waits, or one does."""
     rng, tiers = random.Random(3), tuple(DEFAULT_WEIGHTS)
     payers = [
-        Charge(tiers[number % 3], f"tenant-{number}", 1.0 + number % 7)
+        Charge(tiers[number % 3], f"tenant-{number}", 1.0 + number % 7) if is_fair else NOBODY
         for number in range(NUM_TENANTS)
     ]
     keys = [f"key-{number}" for number in range(num_keys)]

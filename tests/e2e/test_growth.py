@@ -69,9 +69,11 @@ def test_a_pipeline_grows_under_load_and_every_job_ends_once(growing: Scene, ree
     with pytest.raises(SettingsError, match="cannot shrink"):
         grow_topics(large, BEFORE)
 
-    # Producers that know of the new partitions already; the workers that still run do not.
+    # Producers that know of the new partitions already; the workers that run forward what they
+    # write there to the partitions of before.
     between = [f"between-{number}" for number in range(40)]
     growing.submit(between)
+    growing.wait_for_arrival("prompts.cleaned", between)
     growing.stack.stop()
     plan = replace(growing.stack.plan, settings=large)
     with (
