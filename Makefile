@@ -24,6 +24,7 @@ help:
 	@echo '                      then the whole stage on Apache Kafka beside a bare loop (STAGE_ARGS)'
 	@echo 'make bench-makespan   mixed lengths on several samplers, simulated, beside the optimum'
 	@echo 'make bench-fairness   who waits when a tenant floods, in simulation, beside first come, first served'
+	@echo '                      FAIRNESS_ARGS: --plots FOLDER (PNG), --sweep (clusters and defaults), --kafka (Apache Kafka)'
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
@@ -110,8 +111,10 @@ eval-demo-model: $(STAMP)
 bench-makespan: $(STAMP)
 	$(BIN)/python -m tests.bench.makespan
 
+FAIRNESS_ARGS ?=
+
 bench-fairness: $(STAMP)
-	$(BIN)/python -m tests.bench.fairness
+	$(BIN)/python -m tests.bench.fairness $(FAIRNESS_ARGS)
 
 kill-demo: $(STAMP)
 	$(BIN)/python -m tests.bench.kill_demo

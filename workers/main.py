@@ -30,7 +30,7 @@ from streams.core.retry import RetryPolicy
 from streams.core.stage import StageState
 from streams.costs import CostBook, cost_path
 from streams.engine import Task
-from streams.errors import FatalError, PipelineError, SettingsError
+from streams.errors import FatalError, PipelineError, SettingsError, SickHost
 from streams.intake import Intake
 from streams.letters import StageLetters
 from streams.monitor.health import Health
@@ -203,7 +203,7 @@ class Worker:
         health.done("model loaded")
 
     def _join(self, engine: RowEngine, fenced: FencedWork, health: Health) -> StageRunner:
-        from streams.kafka.admin import group_protocol_supported
+        from streams.kafka.admin import group_protocol_supported, require_topics
         from streams.kafka.config import consumer_config, controls_config, producer_config
         from streams.kafka.consumer import KafkaSource
         from streams.kafka.controls import KafkaControls
@@ -215,6 +215,10 @@ class Worker:
                 f"the broker at {settings.bootstrap} does not speak the new group protocol "
                 "(KIP-848): set REEL_GROUP_PROTOCOL=classic"
             )
+        try:
+            require_topics(settings, self.stage)
+        except SickHost as error:  # the clients below are patient, and say so
+            log.warning("topics not checked", extra={"error": str(error)})
         client_id = f"reel-{self.stage.name}-{self.name.replace(':', '-')}"
         controls = KafkaControls(controls_config(settings, client_id), self.stage.name, self.codec)
         watch = WorkerWatch(

@@ -245,6 +245,30 @@ def topics_check() -> None:
     raise typer.Exit(check())
 
 
+@topics_app.command("grow")
+def topics_grow(
+    partitions: Annotated[
+        int, typer.Argument(metavar="N", min=3, help="The new count.", show_default=False)
+    ],
+) -> None:
+    """Give the stages' topics more partitions while everything runs; REEL_PARTITIONS is the old N.
+
+    Then start all anew with REEL_PARTITIONS=N, the last stage first; the prompt stage's workers all
+    at once, because those of two counts would forward requests to each other.
+    """
+    from streams.cli.operate import grow
+
+    raise typer.Exit(grow(partitions))
+
+
+@topics_app.command("drained")
+def topics_drained() -> None:
+    """Say what no worker has finished yet; exit 0 when a pipeline may be turned off."""
+    from streams.cli.operate import drained
+
+    raise typer.Exit(drained())
+
+
 @models_app.command("tiny")
 def models_tiny(
     folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],

@@ -66,6 +66,36 @@ def check() -> int:
     return 1 if problems else 0
 
 
+def grow(num_partitions: int) -> int:
+    """Give the pipeline's topics more partitions. The exit code."""
+    from streams.cli.context import client_settings
+    from streams.kafka.migration import grow_topics
+
+    changes = grow_topics(client_settings(), num_partitions)
+    for change in changes:
+        result(change.text)
+    say(
+        f"start all anew with REEL_PARTITIONS={num_partitions}: finisher, decoder, sampler, then "
+        "the whole prompt stage at once, then producers"
+        if changes
+        else "nothing to do"
+    )
+    return 0
+
+
+def drained() -> int:
+    """Print what no worker has finished yet. The exit code: 1 if there is any."""
+    from streams.cli.context import client_settings
+    from streams.kafka.migration import unfinished
+
+    remainders = unfinished(client_settings())
+    for each in remainders:
+        result(each.text)
+    if not remainders:
+        say("nothing is left to do")
+    return 1 if remainders else 0
+
+
 def write_tiny(folder: Path, seed: int) -> int:
     """Write the tiny model; prints its folder. The exit code."""
     from streams.local.models import await_child, tiny_writer

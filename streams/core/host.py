@@ -33,6 +33,11 @@ class Host:
         """Whether no work is to be begun."""
         return self._is_engine_sick or self.breaker.is_open
 
+    @property
+    def breakers(self) -> dict[str, bool]:
+        """Which is open: the one around the engine's calls (device, store), the one around jobs."""
+        return {"engine": self._is_engine_sick, "jobs": self.breaker.is_open}
+
     def fell_sick(self, reason_code: str, is_local: bool, now_s: float) -> None:
         """The engine holds. `is_local` False: every worker would, so leaving helps nobody."""
         self._is_engine_sick = True

@@ -35,9 +35,14 @@ __all__ = [
     "Change",
     "Problem",
     "apply_topics",
+    "bounds_of",
     "check_topics",
     "group_protocol_supported",
+    "outsider",
+    "partitions_of",
+    "require_topics",
     "reset_to_start",
+    "wanted_topics",
 ]
 
 log = logging.getLogger(__name__)
@@ -83,7 +88,7 @@ def apply_topics(settings: Settings, topics: Sequence[Topic] | None = None) -> l
             topics created just now, if another created theirs at the same moment).
         SickHost: the brokers do not answer.
     """
-    wanted = _wanted(settings, topics)
+    wanted = wanted_topics(settings, topics)
     cluster = Cluster(settings)
     found = cluster.topics(wanted)
     _refuse([*_conflicts(wanted, found, settings), *_retention(settings, cluster)])
@@ -110,7 +115,7 @@ def check_topics(settings: Settings, topics: Sequence[Topic] | None = None) -> l
     Raises:
         SickHost: the brokers do not answer.
     """
-    wanted = _wanted(settings, topics)
+    wanted = wanted_topics(settings, topics)
     cluster = Cluster(settings)
     found = cluster.topics(wanted)
     problems = []
@@ -138,9 +143,9 @@ def reset_to_start(settings: Settings, stage: Stage) -> list[Change]:
         SettingsError: a topic is missing, or the group has members.
         SickHost: the brokers do not answer.
     """
-    partitions = _partitions_of(stage, settings)
+    partitions = partitions_of(stage, settings)
     group = stage.group
-    consumer = _outsider(settings, group)
+    consumer = outsider(settings, group)
     try:
         moves = list(_moves(consumer, group, partitions))
         if moves:
@@ -161,10 +166,33 @@ def reset_to_start(settings: Settings, stage: Stage) -> list[Change]:
     return [change for _, change in moves]
 
 
+def require_topics(settings: Settings, stage: Stage) -> None:
+    """Refuse to work a stage whose topics are not all there with the partitions of the settings.
+
+    A job keeps its partition number: with another count somewhere it could not, and were its tier's
+    stripe another, no worker would notice.
+
+    Raises:
+        SettingsError: a topic that the stage reads or writes is missing, or has another count.
+        SickHost: the brokers do not answer.
+    """
+    retries = stage.retries(settings.retry_delays_s)
+    names = {stage.reads, *retries, stage.dead_letters, stage.writes, topology.VIDEOS_DONE}
+    counts = Cluster(settings).partition_counts()
+    for topic in wanted_topics(settings):
+        if topic.name not in names:
+            continue
+        if topic.name not in counts:
+            raise SettingsError(f"topic {topic.name} is missing: run `reel topics apply`")
+        if counts[topic.name] != topic.num_partitions:
+            raise SettingsError(_count_text(topic, counts[topic.name], settings))
+
+
 # ---- what is wanted, and what is wrong
 
 
-def _wanted(settings: Settings, topics: Sequence[Topic] | None) -> tuple[Topic, ...]:
+def wanted_topics(settings: Settings, topics: Sequence[Topic] | None = None) -> tuple[Topic, ...]:
+    """These topics, or all, with the counts and the safety that the settings want."""
     safe = {"min.insync.replicas": "2"} if settings.replication_factor >= 3 else {}
     return tuple(
         replace(
@@ -227,6 +255,8 @@ def _count_text(topic: Topic, count: int, settings: Settings) -> str:
     way = "drain and delete the topic, then run `reel topics apply`"
     is_n = want == settings.partitions
     if is_n and count >= 3 and count % len(settings.tiers) == 0:
+        if count < want:
+            way = f"`reel topics grow {want}` with REEL_PARTITIONS={count}, or {way}"
         way = f"set REEL_PARTITIONS={count}, or {way}"
     return f"topic {topic.name} has {count} partitions, want {want}; {why}: {way}"
 
@@ -274,7 +304,12 @@ def _refuse(problems: Sequence[Problem]) -> None:
 # ---- a group's offsets
 
 
-def _partitions_of(stage: Stage, settings: Settings) -> list[TopicPartition]:
+def partitions_of(stage: Stage, settings: Settings) -> list[TopicPartition]:
+    """All that the stage's group reads.
+
+    Raises:
+        SettingsError: a topic is missing.
+    """
     counts = Cluster(settings).partition_counts()
     topics = (stage.reads, *stage.retries(settings.retry_delays_s))
     if missing := [topic for topic in topics if topic not in counts]:
@@ -282,7 +317,7 @@ def _partitions_of(stage: Stage, settings: Settings) -> list[TopicPartition]:
     return [TopicPartition(topic, number) for topic in topics for number in range(counts[topic])]
 
 
-def _outsider(settings: Settings, group: str) -> Consumer:
+def outsider(settings: Settings, group: str) -> Consumer:
     """A consumer that reads and writes a group's offsets without joining it.
 
     Not the AdminClient: its list_consumer_group_offsets (confluent-kafka 2.16.1) crashes the
@@ -304,7 +339,7 @@ def _moves(
 ) -> Iterator[tuple[TopicPartition, Change]]:
     for place in committed_offsets(consumer, partitions, _COORDINATOR_S):
         name, number, is_ = place.topic, place.partition, place.offset
-        start, end = _bounds(consumer, name, number)
+        start, end = bounds_of(consumer, name, number)
         if is_ == OFFSET_INVALID:
             why = "had no committed offset"
         elif is_ < start:
@@ -317,7 +352,7 @@ def _moves(
         yield TopicPartition(name, number, start), Change(name, text)
 
 
-def _bounds(consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
+def bounds_of(consumer: Consumer, topic: str, number: int) -> tuple[int, int]:
     """The log's start and end; a leader that was chosen just now may need a moment."""
     give_up_s = time.monotonic() + ANSWER_S
     while True:

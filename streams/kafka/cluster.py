@@ -21,6 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
     ResourceType,
 )
@@ -195,6 +196,24 @@ class Cluster:
                 raise_refused(f"topic {name}", error_of(fault), self._settings)
             created.append(name)
         return created
+
+    def grow(self, topic: str, num_partitions: int) -> None:
+        """Give a topic that has fewer so many partitions; return when the brokers tell so."""
+        answers = self._admin.create_partitions(
+            [NewPartitions(topic, num_partitions)],
+            operation_timeout=ANSWER_S,
+            request_timeout=ANSWER_S,
+        )
+        for answer in answers.values():
+            try:
+                answer.result(2 * ANSWER_S)
+            except KafkaException as fault:
+                raise_refused(f"topic {topic}", error_of(fault), self._settings)
+        give_up_s = time.monotonic() + _VISIBLE_S
+        while self.partition_counts().get(topic) != num_partitions:
+            if time.monotonic() > give_up_s:
+                raise SickHost(f"topic {topic}: the brokers do not tell of its new partitions")
+            time.sleep(PAUSE_S)
 
     def set_config(self, topic: str, values: Mapping[str, str]) -> None:
         """Set these settings of a topic, leave its others alone; return when they hold."""

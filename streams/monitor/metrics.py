@@ -7,7 +7,7 @@ grows with the load. `process_*` (memory, CPU time, open files) comes with them.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -47,6 +47,8 @@ METRICS = (
     Metric("reel_probes_total", "counter", "Built-in good jobs: ok or failed.", ("result",)),
     Metric("reel_offset_maps_ignored_total", "counter", "Offset maps of an unknown version."),
     Metric("reel_holding", "gauge", "1 while work waits for a sick host or store."),
+    Metric("reel_breaker_open", "gauge", "1 while open: `engine` (a sick host or store is tried"
+           " again and again), `jobs` (failures in a row: a probe tells why).", ("breaker",)),
     Metric("reel_batch_records", "histogram", "Records in a started batch.",
            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)),
     Metric("reel_stage_seconds", "histogram", "Time in the engine: a batch's or a job's.",
@@ -103,6 +105,7 @@ class WorkerMetrics:
         self._probes = _Counts(counter("reel_probes_total"), stage)
         self._maps_ignored = counter("reel_offset_maps_ignored_total").labels(stage)
         self._holding = gauge("reel_holding").labels(stage)
+        self._breaker_open = gauge("reel_breaker_open")
         self._batch = histogram("reel_batch_records").labels(stage)
         self._stage_seconds = histogram("reel_stage_seconds").labels(stage)
         self._step_rows = histogram("reel_step_rows").labels(stage)
@@ -159,6 +162,11 @@ class WorkerMetrics:
     def holding(self, is_holding: bool) -> None:
         """Work waits for a sick host or store, or does no longer."""
         self._holding.set(is_holding)
+
+    def breakers(self, are_open: Mapping[str, bool]) -> None:
+        """Which breakers are open, by their names."""
+        for name, is_open in are_open.items():
+            self._breaker_open.labels(self._stage, name).set(is_open)
 
     def batch_started(self, num_records: int) -> None:
         """The engine was given a batch."""

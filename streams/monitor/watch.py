@@ -83,6 +83,7 @@ class WorkerWatch:
         self._metrics.in_flight(len(state.flights))
         self._metrics.waiting(state.num_waiting)
         self._metrics.holding(state.host.is_holding)
+        self._metrics.breakers(state.host.breakers)
         for partition, tracker in state.ours.trackers.items():
             self._metrics.commit_lag(partition, tracker.next_offset - tracker.commit_offset)
         self._watch_tiers(state)

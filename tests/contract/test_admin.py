@@ -23,6 +23,7 @@ from streams.kafka.admin import (
     reset_to_start,
 )
 from streams.kafka.cluster import Cluster
+from streams.kafka.migration import Remainder, unfinished
 from streams.settings import Settings, read_settings
 from streams.topology import DAY_MS, Stage, Topic
 
@@ -131,7 +132,11 @@ def test_retention_and_sizes_of_an_existing_topic_are_set(place: Place) -> None:
     ("count", "why"),
     [
         (12, "a partition count cannot shrink: set REEL_PARTITIONS=12, or drain and delete"),
-        (3, "jobs must keep their partition: set REEL_PARTITIONS=3, or drain and delete"),
+        (
+            3,
+            "jobs must keep their partition: set REEL_PARTITIONS=3, or `reel topics grow 6` with "
+            "REEL_PARTITIONS=3, or drain and delete",
+        ),
         (1, "jobs must keep their partition: drain and delete"),
     ],
 )
@@ -371,6 +376,16 @@ def test_a_group_at_the_ends_of_its_log_is_left_alone(group: Group) -> None:
     group.commit(p0=0, p1=6, p2=1)
     assert reset_to_start(group.place.settings, group.stage) == []
     assert group.committed() == [0, 6, 1]
+
+
+def test_what_a_group_has_not_finished_is_counted_also_where_it_never_read(group: Group) -> None:
+    settings, stages, topic = group.place.settings, [group.stage], group.stage.reads
+    assert unfinished(settings, stages) == [Remainder(topic, group.stage.group, 18)]
+    group.commit(p0=2, p1=6)
+    (left,) = unfinished(settings, stages)
+    assert left.text == f"topic {topic}: group {group.stage.group} has not finished 10 records"
+    group.commit(p0=6, p2=6)
+    assert unfinished(settings, stages) == []
 
 
 def test_a_group_with_members_is_refused(group: Group) -> None:

@@ -66,7 +66,11 @@ class Scene:
         """Kill the sampler; when it starts again, all of these wait for it."""
         os.kill(self.stack.pids()["sampler"], signal.SIGKILL)
         self.submit(job_ids)
-        self._watch(lambda: self.reached["prompts.cleaned"] >= set(job_ids), lambda: None)
+        self.wait_for_arrival("prompts.cleaned", job_ids)
+
+    def wait_for_arrival(self, topic: str, job_ids: Sequence[str]) -> None:
+        """Until these jobs are on that topic; what died stays dead meanwhile."""
+        self._watch(lambda: self.reached[topic] >= set(job_ids), lambda: None)
 
     def _watch(self, is_so: Callable[[], bool], step: Callable[[], None]) -> None:
         give_up_s = time.monotonic() + GIVE_UP_S

@@ -411,4 +411,18 @@ MUTANTS = (
         "each.width <= left",
         ("tests/properties/test_step_batcher.py",),
     ),
+    Mutant(
+        "shows the breaker around jobs as closed",
+        "streams/core/host.py",
+        '"jobs": self.breaker.is_open}',
+        '"jobs": False}',
+        ("tests/unit/test_host.py", "tests/unit/test_watch.py"),
+    ),
+    Mutant(
+        "calls what only waited served",
+        "tests/simulation/fairness.py",
+        "cost_s = arrival.cost_s if isfinite(began_s) else 0.0",
+        "cost_s = arrival.cost_s",
+        ("tests/simulation/test_fairness.py",),
+    ),
 )  # fmt: skip

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
+from math import isfinite
 from typing import NamedTuple
 
 from streams.core.events import (
@@ -69,6 +70,7 @@ class Cluster:
     window: int = 64
     per_tenant: int = 16
     look_ahead: int = 256
+    weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
 
     def limits(self) -> StageLimits:
         """Of each worker: a job at a time, started as it comes."""
@@ -81,7 +83,7 @@ class Cluster:
             batch_age_s=0.0,
             max_batches=1,
             commit_interval_s=1e9,
-            fairness=Fairness(DEFAULT_WEIGHTS),
+            fairness=Fairness(self.weights),
         )
 
 
@@ -222,6 +224,28 @@ def simulate(cluster: Cluster, arrivals: Sequence[Arrival], until_s: float) -> l
 def waits_s(served: Iterable[Served], until_s: float) -> list[float]:
     """How long each waited to begin, ascending; one that never did, until the end."""
     return sorted(min(each.began_s, until_s) - each.arrival.at_s for each in served)
+
+
+def served_s(served: Iterable[Served], tier: str) -> dict[str, float]:
+    """Device seconds of what began, by tenant of that tier; 0.0 for one that only waited."""
+    found: dict[str, float] = {}
+    for arrival, began_s, _ in served:
+        if arrival.tier == tier:
+            cost_s = arrival.cost_s if isfinite(began_s) else 0.0
+            found[arrival.tenant_id] = found.get(arrival.tenant_id, 0.0) + cost_s
+    return found
+
+
+def jain_index(shares: Collection[float]) -> float:
+    """How evenly something is shared: 1 if all have as much, 1/n if one has it all.
+
+    R. Jain, D. Chiu, W. Hawe, "A Quantitative Measure of Fairness", DEC TR-301, 1984.
+
+    >>> jain_index([2.0, 2.0]), jain_index([1.0, 0.0, 0.0, 0.0])
+    (1.0, 0.25)
+    """
+    squares = sum(each * each for each in shares)
+    return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
 
 
 def percentile(ascending: Sequence[float], share: float) -> float:

@@ -15,6 +15,16 @@ def test_a_well_host_goes_on() -> None:
     assert (host.is_holding, host.must_leave(99.0)) == (False, None)
 
 
+def test_the_two_breakers_are_told_apart() -> None:
+    host = a_host()
+    assert host.breakers == {"engine": False, "jobs": False}
+    host.fell_sick("store_away", is_local=False, now_s=0.0)
+    assert host.breakers == {"engine": True, "jobs": False}
+    host.recovered()
+    host.breaker.failed("job-1")
+    assert host.breakers == {"engine": False, "jobs": True}
+
+
 def test_a_store_that_is_away_for_all_is_no_reason_to_leave() -> None:
     host = a_host()
     host.fell_sick("store_away", is_local=False, now_s=0.0)

@@ -48,6 +48,7 @@ def test_the_exported_metrics_are_exactly_these(metrics: WorkerMetrics) -> None:
         "reel_probes_total",
         "reel_offset_maps_ignored_total",
         "reel_holding",
+        "reel_breaker_open",
         "reel_batch_records",
         "reel_step_rows",
         "reel_step_seconds",
@@ -82,6 +83,7 @@ def test_names_follow_the_rules_of_prometheus() -> None:
             "_graphs",
             "_info",
             "_holding",
+            "_open",
         )
         assert spec.name.endswith(units)
         assert spec.help.endswith(".")
