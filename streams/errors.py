@@ -71,9 +71,18 @@ class OutOfMemory(InvalidRecord):
 
 
 class Rejected(PipelineError):
-    """The request is refused; its outcome says `rejected` with this reason."""
+    """The request is refused; its outcome says `rejected` with this reason.
+
+    `retry_at_s`: when the same wish, under a new job id, may be taken, in epoch seconds.
+    """
 
     reason_code = "rejected"
+
+    def __init__(
+        self, message: str, *, reason_code: str | None = None, retry_at_s: float | None = None
+    ) -> None:
+        super().__init__(message, reason_code=reason_code)
+        self.retry_at_s = retry_at_s
 
 
 class SickHost(PipelineError):

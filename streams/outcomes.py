@@ -6,7 +6,7 @@ or loser, first time or again, produces those bytes with the event id that they 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from schemas.cloudevents import event_headers
 from schemas.codec import Codec, UndecodableRecord
@@ -38,6 +38,8 @@ def video_done(
     """
     job = record if isinstance(record, GenerationRequest) else record.job
     timings = () if isinstance(record, GenerationRequest) else record.timings
+    at_s = ending.retry_at_s
+    retry_at = None if at_s is None else datetime.fromtimestamp(at_s, UTC)
     return VideoDone(
         job_id=job.job_id,
         run=job.run,
@@ -52,6 +54,7 @@ def video_done(
         ended_by=ended_by,
         model=job.model,
         model_version=None if isinstance(job, GenerationRequest) else job.model_version,
+        retry_at=retry_at,
         cost_gpu_s=sum(timing.compute_s for timing in timings),
         timings=timings,
     )

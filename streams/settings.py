@@ -82,6 +82,10 @@ class Settings(BaseSettings):
         DEFAULT_WEIGHTS,
         description="`tier=weight,...`: shares of a worker while all tiers wait; 1 if not named.",
     )
+    tier_rates: Annotated[dict[str, float], NoDecode] = Field(
+        {},
+        description="`tier=requests,...`: most of a tenant a minute. No limit if not named.",
+    )
     ageing_ms: int = Field(
         300_000,
         ge=0,
@@ -203,7 +207,7 @@ class Settings(BaseSettings):
         """The object store's root; the folder under `home` if none is set."""
         return self.blobs or (self.home / "blobs").resolve().as_uri()
 
-    @field_validator("kafka_extra", "tenants", "tier_weights", mode="before")
+    @field_validator("kafka_extra", "tenants", "tier_weights", "tier_rates", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -247,6 +251,10 @@ class Settings(BaseSettings):
             raise ValueError(f"weight of an unknown tier {', '.join(sorted(unknown))}")
         if not all(0 < each < math.inf for each in self.tier_weights.values()):
             raise ValueError("REEL_TIER_WEIGHTS must be numbers > 0")
+        if unknown := self.tier_rates.keys() - set(self.tiers):
+            raise ValueError(f"rate of an unknown tier {', '.join(sorted(unknown))}")
+        if not all(0 < each < math.inf for each in self.tier_rates.values()):
+            raise ValueError("REEL_TIER_RATES must be numbers > 0")
         delays_s = self.retry_delays_s
         if delays_s[0] < 1 or list(delays_s) != sorted(set(delays_s)):
             raise ValueError("REEL_RETRY_DELAYS_S must ascend from 1 or more")

@@ -45,6 +45,7 @@ from workers.batch_engine import MicroBatchEngine
 from workers.engine import RowEngine
 from workers.fenced import FencedWork
 from workers.prompt.admit import AdmissionRules
+from workers.prompt.rates import RequestRates
 from workers.stage_work import StageWork, SteppedWork
 from workers.step_engine import StepEngine, StepSettings
 from workers.torch_device import DeviceSettings, device_kind
@@ -148,8 +149,13 @@ class Worker:
         health.start()
         log.info("listening", extra={"metrics_port": health.port})
         work = self._build(self.stage, settings, self.store)
-        place = partial(home_partition, settings=settings) if self.stage.name == "prompt" else None
-        fenced = FencedWork(work, self.stage, self.store, self.codec, _now, place, self._measured)
+        shared = work, self.stage, self.store, self.codec, _now
+        if self.stage.name == "prompt":
+            rates = RequestRates(settings, self.clock.now_s)
+            place = partial(home_partition, settings=settings)
+            fenced = FencedWork(*shared, place, self._measured, rates)
+        else:
+            fenced = FencedWork(*shared, measured=self._measured)
         engine = self._engine(fenced)
         try:
             self._wait_for_model(engine, health)

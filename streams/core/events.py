@@ -65,11 +65,15 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ends other than by completing."""
+    """How a run ends other than by completing.
+
+    `retry_at_s`: of a rejected one, when the same wish may be taken, in epoch seconds.
+    """
 
     status: Literal["failed", "rejected", "cancelled", "expired"]
     reason_code: str
     reason: str
+    retry_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
