@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from streams.core.fair_queue import NOBODY, Charge, Fairness, FairQueue
-from streams.core.tiers import DEFAULT_TIERS, DEFAULT_WEIGHTS
+from streams.core.rates import RateLimit
+from streams.core.tiers import DEFAULT_TIERS, DEFAULT_WEIGHTS, partition_of_job
 from tests.bench.fairness_kafka import bench_on_kafka
 from tests.bench.fairness_plots import Curve, plot_waits
 from tests.bench.fairness_sweep import print_sweep
@@ -39,6 +40,8 @@ NUM_TENANTS = 10_000
 #: Long enough that a tenant of the free tier is served often: whole jobs can be shared no finer.
 SATURATED_S, NUM_SATURATING = 1200.0, 50
 NUMS_KEYS = (1, 4, 16)
+PER_MINUTE = 60.0  # twice what the heaviest of the others asks for
+LIMITED = f"enterprise at {PER_MINUTE:g}/min"
 
 
 def main() -> int:
@@ -66,8 +69,13 @@ def floods(goals: Goals) -> list[Curve]:
     """One tenant floods: how long enterprise jobs of others wait."""
     quiet = others()
     rows, p99_s, curves = [], {}, []
-    for flood in ("nobody", "free", "enterprise"):
-        arrivals = quiet if flood == "nobody" else merged([quiet, flood_of(flood)])
+    limited_flood = taken(merged([quiet, flood_of("enterprise")]))
+    for flood, arrivals in (
+        ("nobody", quiet),
+        ("free", merged([quiet, flood_of("free")])),
+        ("enterprise", merged([quiet, flood_of("enterprise")])),
+        (LIMITED, limited_flood),
+    ):
         for is_fair in (True, False):
             found = [
                 each
@@ -84,7 +92,19 @@ def floods(goals: Goals) -> list[Curve]:
     idle_s = p99_s["nobody", True]
     goals.at_most("p99_wait_free_floods_s", p99_s["free", True], 1.2 * idle_s + 1.5 * JOB_S)
     goals.at_most("p99_wait_enterprise_floods_s", p99_s["enterprise", True], 2 * idle_s)
+    goals.at_most("p99_wait_enterprise_floods_with_rate_s", p99_s[LIMITED, True], 2 * idle_s)
     return curves
+
+
+def taken(arrivals: Iterable[Arrival]) -> list[Arrival]:
+    """What `REEL_TIER_RATES` lets in: of each tenant half in each of its partitions."""
+    limit = RateLimit()
+    return [
+        each
+        for each in arrivals
+        for partition in (partition_of_job(each.tier, each.tenant_id, each.job_id, PARTITIONS),)
+        if not limit.wait_s((partition, each.tenant_id), each.job_id, PER_MINUTE / 2, each.at_s)
+    ]
 
 
 def saturation(goals: Goals) -> None:

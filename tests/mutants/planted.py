@@ -333,6 +333,20 @@ MUTANTS = (
         "        if tier.rank > self._served:\n",
         ("tests/properties/test_fair_queue.py",),
     ),
+    Mutant(
+        "lets a burst be twice what it may",
+        "streams/core/rates.py",
+        "        burst_s = max(60.0, gap_s)\n",
+        "        burst_s = max(120.0, gap_s)\n",
+        ("tests/properties/test_rates.py",),
+    ),
+    Mutant(
+        "charges a request again that is prepared again",
+        "streams/core/rates.py",
+        "        if (payer, item) in self._taken_s:\n            return 0.0\n",
+        "",
+        ("tests/properties/test_rates.py",),
+    ),
     # ---- denoising steps
     Mutant(
         "gives each job of a forward another's prompt",
