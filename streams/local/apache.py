@@ -187,6 +187,14 @@ class KafkaNode:
         """SIGKILL."""
         self.process.kill()
 
+    def pause(self) -> None:
+        """SIGSTOP: its clients' connections stay open, and nothing answers on them."""
+        self.process.pause()
+
+    def resume(self) -> None:
+        """SIGCONT, after `pause`."""
+        self.process.resume()
+
     def format(self, cluster_id: str) -> None:
         """Write the settings, and the storage's first files unless they are there."""
         self._folder.mkdir(parents=True, exist_ok=True)
