@@ -154,8 +154,9 @@ class _Link:
 
     async def carry(self) -> None:
         try:
-            # A connection's end, orderly or not, is the end of its direction alone.
-            with suppress(ConnectionError):
+            # However a connection ends, that is the end of this link and of no other: a reset, or
+            # an end that is said to a peer who has gone meanwhile (ENOTCONN).
+            with suppress(OSError):
                 await asyncio.gather(
                     self._pump(self._client[0], self._server[1], is_from_client=True),
                     self._pump(self._server[0], self._client[1], is_from_client=False),

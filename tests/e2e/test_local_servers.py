@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from streams.errors import SettingsError
+from streams.kafka.admin import apply_topics
 from streams.local.apache import KAFKA_VERSION, ApacheKafka, find_java, resolve_jars
 from streams.local.broker import (
     Broker,
@@ -29,6 +30,8 @@ from streams.local.broker import (
 from streams.local.embedded import EmbeddedKafka
 from streams.local.object_store import S3Server
 from streams.local.processes import StartFailed, free_port
+from streams.settings import Settings
+from streams.topology import Topic
 from tests.chaos.proxy import FaultProxy
 
 
@@ -127,6 +130,9 @@ def test_one_of_three_brokers_is_killed_and_comes_back_with_its_data(
         told = {active_controller("127.0.0.1", node.port) for node in cluster.nodes}
         assert len(told) == 1
         assert told <= {1, 2, 3}
+        settings = Settings(bootstrap=cluster.bootstrap, replication_factor=3, partitions=3)
+        assert apply_topics(settings, [Topic("applied", "event")])
+        assert apply_topics(settings, [Topic("applied", "event")]) == []
         topic = create_topic(cluster, replicas=3)
         produce(cluster, topic, [b"all up"])
         victim = cluster.nodes[1]
