@@ -109,6 +109,13 @@ class Crew:
         for member in self.members.values():
             member.step(now_s)
 
+    def stand_down(self, stage: str | None = None) -> None:
+        """SIGKILL to a stage, or to all stages; they stay down."""
+        for member in self.workers if stage is None else self.of(stage):
+            member.is_wanted = False
+            member.kill()
+        self.step()
+
     def heal(self) -> None:
         """Everybody runs again."""
         for member in self.members.values():

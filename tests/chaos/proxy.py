@@ -28,13 +28,18 @@ class LinkFault:
     `latency_s` delays every piece of at most 16 KiB in each direction, `bytes_per_s` bounds each
     direction of each connection (None: no bound). A black hole carries nothing and closes nothing:
     both ends see a peer that is silent. `cut_after_bytes` resets a connection once its client has
-    sent that many bytes since the fault began; the server receives exactly these.
+    sent that many bytes since the fault began; the server receives exactly these. With
+    `drops_answers` the server gets everything and its client hears nothing: whether what it asked
+    for is done stays unknown. `answer` is what the proxy itself says to whatever a client sends;
+    nothing of that reaches the server, and the connection ends.
     """
 
     latency_s: float = 0.0
     bytes_per_s: float | None = None
     is_black_hole: bool = False
     cut_after_bytes: int | None = None
+    drops_answers: bool = False
+    answer: bytes | None = None
 
 
 class FaultProxy:
@@ -138,11 +143,14 @@ class _Link:
     ) -> None:
         self._client, self._server = client, server
         self._flows = asyncio.Event()
+        self._has_dropped = False
         self.begin(fault)
 
     def begin(self, fault: LinkFault) -> None:
         self._fault = fault
         self._bytes_left = fault.cut_after_bytes
+        if self._has_dropped:  # its client could make no sense of what follows
+            self.reset()
         if fault.is_black_hole:
             self._flows.clear()
         else:
@@ -170,6 +178,14 @@ class _Link:
         while chunk := await reader.read(_CHUNK_BYTES):
             await self._delay(len(chunk))
             await self._flows.wait()
+            if not is_from_client and self._fault.drops_answers:
+                self._has_dropped = True
+                continue
+            if is_from_client and self._fault.answer is not None:
+                self._client[1].write(self._fault.answer)
+                await self._client[1].drain()
+                self._client[1].close()
+                raise ConnectionResetError
             is_cut = False
             if is_from_client and self._bytes_left is not None:
                 is_cut = len(chunk) >= self._bytes_left

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streams.blobs.opening import store_of
@@ -53,8 +54,8 @@ class Scene:
         self.fault, self.cluster, self.crew, self.folder = fault, cluster, crew, folder
         self.random = random.Random(f"{seed}/{fault}")
         self.submitter = Submitter(cluster.settings)
-        self._suffix = f".{fault}-{seed}"
-        self.heard = Heard(self._suffix)
+        self.suffix = f".{fault}-{seed}"
+        self.heard = Heard(self.suffix)
         self._seed, self._tail = seed, tail
         self._num_wanted = 0
         self._is_feeding = False
@@ -62,7 +63,7 @@ class Scene:
 
     def submit(self, name: str, status: str | None = "completed") -> str:
         """Hand in one job that should end so; its id."""
-        job_id = f"{name}{self._suffix}"
+        job_id = f"{name}{self.suffix}"
         self.submitter.submit(job_id, status)
         return job_id
 
@@ -79,6 +80,19 @@ class Scene:
                 return False
             self._step()
         return True
+
+    def aside(self, *calls: Callable[[], object]) -> None:
+        """Do what blocks, all of it at once, while everything goes on; returns when it is done."""
+        with ThreadPoolExecutor(len(calls)) as pool:
+            doing = [pool.submit(call) for call in calls]
+            self.until(lambda: all(each.done() for each in doing), READY_S)
+        for each in doing:
+            each.result()
+
+    def expect(self, job_id: str, status: str) -> None:
+        """What was done to this job lets it end so."""
+        known = self.submitter.submissions[job_id]
+        self.submitter.submissions[job_id] = replace(known, status=status)
 
     def run(self, num_jobs: int, fault: Callable[[Scene], None]) -> Verdict:
         """Feed at least so many jobs while the fault does its work, heal, wait, judge."""

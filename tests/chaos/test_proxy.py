@@ -120,6 +120,30 @@ def test_a_cut_lets_exactly_so_many_bytes_through(
         drain(client)
 
 
+def test_dropped_answers_are_answers_to_what_was_done(
+    proxy: FaultProxy, client: socket.socket, server: EchoServer
+) -> None:
+    proxy.set_fault(LinkFault(drops_answers=True))
+    client.sendall(b"do it")
+    client.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    assert bytes(server.received) == b"hellodo it"
+    proxy.heal()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def test_an_answer_of_the_proxys_own_keeps_the_server_out(
+    proxy: FaultProxy, client: socket.socket, server: EchoServer
+) -> None:
+    proxy.set_fault(LinkFault(answer=b"go away"))
+    client.sendall(b"do it")
+    assert client.recv(64) == b"go away"
+    assert server.has_ended.wait(10)
+    assert bytes(server.received) == b"hello"
+
+
 def test_a_server_that_is_away_is_a_reset() -> None:
     with socket.create_server((LOOPBACK, 0)) as gone:
         port = gone.getsockname()[1]
