@@ -82,8 +82,10 @@ def build_work(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
             raise AssertionError(f"stage {name} has no work")
 
 
-def main(arguments: list[str], build: BuildWork = build_work) -> int:
-    """Run the worker that the arguments name; its exit code."""
+def main(
+    arguments: list[str], build: BuildWork = build_work, worker_type: type[Worker] | None = None
+) -> int:
+    """Run the worker that the arguments name; its exit code. `worker_type` None: `Worker`."""
     names = [each.name for each in worker_stages()]
     if len(arguments) != 1 or arguments[0] not in names:
         print(f"usage: python -m workers.main {'|'.join(names)}", file=sys.stderr)
@@ -92,7 +94,7 @@ def main(arguments: list[str], build: BuildWork = build_work) -> int:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     configure_logs(stage=stage.name, worker=worker)
     try:
-        Worker(stage, read_settings(), worker, build).run()
+        (worker_type or Worker)(stage, read_settings(), worker, build).run()
     except SettingsError as error:
         print(f"{stage.name}: {error}", file=sys.stderr)
         return 2

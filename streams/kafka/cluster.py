@@ -240,8 +240,9 @@ class Cluster:
     def offsets_retention_min(self) -> int | None:
         """The least that any broker keeps an idle group's offsets; None: none of them tells."""
         names = [str(number) for number in sorted(self._metadata().brokers)]
-        found = self._describe(ResourceType.BROKER, names)
-        told = [config.get("offsets.retention.minutes") for config in found.values()]
+        # Each broker speaks for itself alone: librdkafka refuses to ask for two in one call.
+        found = [self._describe(ResourceType.BROKER, [name]).get(name, {}) for name in names]
+        told = [config.get("offsets.retention.minutes") for config in found]
         return min((int(minutes) for minutes in told if minutes), default=None)
 
     def _describe(self, kind: ResourceType, names: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -57,18 +57,26 @@ class ApacheKafka:
         num_brokers: int = 1,
         ports: Sequence[int] | None = None,
         properties: Mapping[str, str] | None = None,
+        proxied: Sequence[tuple[int, int]] = (),
+        heap_mib: int | None = None,
     ) -> None:
         """`home` holds the cached jars; `ports` are the clients', one a broker (None: free ones);
         `properties` are broker settings on top of ours.
 
+        `proxied` has, for each broker, a second port that it listens on and the port of a proxy
+        before that: clients who come that way are told the proxy's. Brokers among themselves, and
+        clients of `ports`, pass by the proxies.
+
         Raises:
-            SettingsError: neither one nor three brokers, or not one port for each.
+            SettingsError: neither one nor three brokers, or not one port or proxy for each.
         """
         if num_brokers not in (1, 3):
             raise SettingsError(f"one broker or three, not {num_brokers}")
         client_ports = tuple(ports) if ports is not None else free_ports(num_brokers)
         if len(client_ports) != num_brokers:
             raise SettingsError(f"{num_brokers} brokers need as many ports, not {client_ports}")
+        if len(proxied) not in (0, num_brokers):
+            raise SettingsError(f"{num_brokers} brokers need as many proxies, not {len(proxied)}")
         self._folder = folder.absolute()
         self._home = home.absolute()
         controller_ports = free_ports(num_brokers)
@@ -80,7 +88,8 @@ class ApacheKafka:
                 (client, controller),
                 shared,
                 _libs(self._home),
-                heap_mib=512 if num_brokers == 1 else 384,
+                heap_mib=heap_mib or (512 if num_brokers == 1 else 384),
+                proxied=proxied[node_id - 1] if proxied else None,
             )
             for node_id, (client, controller) in enumerate(
                 zip(client_ports, controller_ports, strict=True), start=1
@@ -153,14 +162,20 @@ class KafkaNode:
         libs: Path,
         *,
         heap_mib: int,
+        proxied: tuple[int, int] | None,
     ) -> None:
         self.node_id = node_id
         self.port, self._controller_port = ports
         self._folder = folder
+        listeners = {"PLAINTEXT": self.port, "CONTROLLER": self._controller_port}
+        advertised = {"PLAINTEXT": self.port}
+        if proxied is not None:
+            listeners["PROXIED"], advertised["PROXIED"] = proxied
         self._properties = dict(properties) | {
             "node.id": str(node_id),
-            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
-            f"CONTROLLER://{LOOPBACK}:{self._controller_port}",
+            "listeners": _addresses(listeners),
+            "advertised.listeners": _addresses(advertised),
+            "listener.security.protocol.map": ",".join(f"{each}:PLAINTEXT" for each in listeners),
             # Relative to the working folder: a folder's name may hold what this file's syntax,
             # a list by commas in Latin-1, can't.
             "log.dirs": "data",
@@ -186,6 +201,14 @@ class KafkaNode:
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: its clients' connections stay open, and nothing answers on them."""
+        self.process.pause()
+
+    def resume(self) -> None:
+        """SIGCONT, after `pause`."""
+        self.process.resume()
 
     def format(self, cluster_id: str) -> None:
         """Write the settings, and the storage's first files unless they are there."""
@@ -301,6 +324,10 @@ def _run(words: Sequence[str], folder: Path, limit_s: float) -> subprocess.Compl
             check=False,
         )
     raise SettingsError(f"{words[0]} did not end within {limit_s:g} s")
+
+
+def _addresses(ports: Mapping[str, int]) -> str:
+    return ",".join(f"{name}://{LOOPBACK}:{port}" for name, port in ports.items())
 
 
 def _last_line(text: str) -> str:

@@ -1,7 +1,8 @@
 """What every local Kafka broker offers, and two questions in Kafka's own protocol.
 
 Asked by plain sockets, so that whoever starts a broker needs no Kafka client: which requests it
-speaks (ApiVersions), and which brokers it lists (Metadata).
+speaks (ApiVersions), which brokers it lists (Metadata), which of them is the controller
+(DescribeQuorum, KIP-595: what Metadata calls so is any broker since KRaft).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import struct
 from types import TracebackType
 from typing import Protocol, Self
 
-_METADATA, _API_VERSIONS, _CONSUMER_GROUP_HEARTBEAT = 3, 18, 68
+_METADATA, _API_VERSIONS, _DESCRIBE_QUORUM, _CONSUMER_GROUP_HEARTBEAT = 3, 18, 55, 68
+_QUORUM_TOPIC = b"__cluster_metadata"
 _MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -77,6 +79,21 @@ def listed_brokers(host: str, port: int, timeout_s: float = 2.0) -> frozenset[in
     except (OSError, struct.error):
         return frozenset()
     return frozenset(found)
+
+
+def active_controller(host: str, port: int, timeout_s: float = 2.0) -> int | None:
+    """The id of the controller that leads the quorum, as this broker hears; None: nobody, yet."""
+    # A flexible version: lengths of compact arrays and strings are one more, a zero ends tags.
+    topic = bytes([len(_QUORUM_TOPIC) + 1]) + _QUORUM_TOPIC
+    one_partition = b"\x02" + struct.pack(">i", 0) + b"\x00"
+    body = b"\x00" + b"\x02" + topic + one_partition + b"\x00" + b"\x00"
+    try:
+        answer = _ask(host, port, _DESCRIBE_QUORUM, 0, body, timeout_s)
+        at = answer.index(_QUORUM_TOPIC) + len(_QUORUM_TOPIC) + 1
+        _, error_code, leader = struct.unpack_from(">ihi", answer, at)
+    except (OSError, ValueError, struct.error):
+        return None
+    return int(leader) if error_code == 0 and leader >= 0 else None
 
 
 def _ask(host: str, port: int, key: int, version: int, body: bytes, timeout_s: float) -> bytes:

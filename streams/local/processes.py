@@ -150,6 +150,16 @@ class ManagedProcess:
         if self.is_running:
             self._end_group()
 
+    def pause(self) -> None:
+        """SIGSTOP to the whole group: it keeps its connections and says nothing."""
+        if self.is_running:
+            self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: a paused child goes on where it was."""
+        if self.is_running:
+            self._signal(signal.SIGCONT)
+
     def log_tail(self, lines: int = 12) -> str:
         """The last `lines` lines that this run of the child has logged."""
         if not self.log_path.exists():

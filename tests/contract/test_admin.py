@@ -240,6 +240,15 @@ def test_offsets_must_be_kept_as_long_where_the_brokers_tell(place: Place) -> No
     )
 
 
+def test_several_brokers_are_asked_one_by_one() -> None:
+    """librdkafka's stand-in for brokers can't describe itself: asked as it must be, it says so."""
+    stand_in = Producer({"bootstrap.servers": "nobody", "test.mock.num.brokers": 3})
+    brokers = stand_in.list_topics(timeout=DEADLINE_S).brokers.values()
+    assert len(brokers) == 3
+    bootstrap = ",".join(f"{each.host}:{each.port}" for each in brokers)
+    assert Cluster(Settings(bootstrap=bootstrap)).offsets_retention_min() is None
+
+
 def test_only_apache_kafka_speaks_kip_848(place: Place) -> None:
     assert group_protocol_supported(place.settings) is place.speaks_kip848
 

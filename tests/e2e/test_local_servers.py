@@ -18,11 +18,21 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from streams.errors import SettingsError
+from streams.kafka.admin import apply_topics
 from streams.local.apache import KAFKA_VERSION, ApacheKafka, find_java, resolve_jars
-from streams.local.broker import Broker, api_keys, listed_brokers, speaks_kip848
+from streams.local.broker import (
+    Broker,
+    active_controller,
+    api_keys,
+    listed_brokers,
+    speaks_kip848,
+)
 from streams.local.embedded import EmbeddedKafka
 from streams.local.object_store import S3Server
 from streams.local.processes import StartFailed, free_port
+from streams.settings import Settings
+from streams.topology import Topic
+from tests.chaos.proxy import FaultProxy
 
 
 def wait_for(predicate: Callable[[], bool], deadline_s: float = 30.0) -> None:
@@ -117,6 +127,12 @@ def test_one_of_three_brokers_is_killed_and_comes_back_with_its_data(
     soon = {"broker.session.timeout.ms": "4000", "broker.heartbeat.interval.ms": "1000"}
     with ApacheKafka(tmp_path, home=kafka_home, num_brokers=3, properties=soon) as cluster:
         assert all(listed_brokers("127.0.0.1", n.port) == {1, 2, 3} for n in cluster.nodes)
+        told = {active_controller("127.0.0.1", node.port) for node in cluster.nodes}
+        assert len(told) == 1
+        assert told <= {1, 2, 3}
+        settings = Settings(bootstrap=cluster.bootstrap, replication_factor=3, partitions=3)
+        assert apply_topics(settings, [Topic("applied", "event")])
+        assert apply_topics(settings, [Topic("applied", "event")]) == []
         topic = create_topic(cluster, replicas=3)
         produce(cluster, topic, [b"all up"])
         victim = cluster.nodes[1]
@@ -127,6 +143,25 @@ def test_one_of_three_brokers_is_killed_and_comes_back_with_its_data(
         cluster.nodes[0].stop()
         produce(cluster, topic, [b"another down"])
         assert consume(cluster, topic, 3) == [b"all up", b"one down", b"another down"]
+
+
+def test_clients_that_come_by_a_proxy_stay_with_it(kafka_home: Path, tmp_path: Path) -> None:
+    behind = free_port()
+    with FaultProxy(behind) as proxy:
+        broker = ApacheKafka(
+            tmp_path, home=kafka_home, proxied=[(behind, proxy.port)], heap_mib=256
+        )
+        with broker:
+            topic = create_topic(broker)
+            assert proxy.reset_all() == 0, "clients of the broker's own port pass it by"
+            producer = Producer({"bootstrap.servers": f"127.0.0.1:{proxy.port}"})
+            producer.produce(topic, b"by the proxy", partition=0)
+            assert producer.flush(20) == 0
+            assert proxy.reset_all() >= 1
+            addresses = {str(each) for each in producer.list_topics(topic, 20).brokers.values()}
+            assert addresses == {f"127.0.0.1:{proxy.port}/1"}
+            assert consume(broker, topic, 1) == [b"by the proxy"]
+            assert active_controller("127.0.0.1", broker.nodes[0].port) == 1
 
 
 def test_a_later_broker_goes_on_with_the_data_on_another_port(
@@ -194,6 +229,7 @@ def test_a_probe_of_no_broker_is_an_os_error_or_an_empty_answer(s3_server: S3Ser
     nobody, not_kafka = free_port(), int(s3_server.endpoint.rpartition(":")[2])
     for port in (nobody, not_kafka):
         assert listed_brokers("127.0.0.1", port, timeout_s=0.5) == frozenset()
+        assert active_controller("127.0.0.1", port, timeout_s=0.5) is None
         with pytest.raises(OSError, match=r"."):
             api_keys("127.0.0.1", port, timeout_s=0.5)
 
@@ -201,6 +237,8 @@ def test_a_probe_of_no_broker_is_an_os_error_or_an_empty_answer(s3_server: S3Ser
 def test_a_number_of_brokers_that_makes_no_quorum_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^one broker or three, not 2$"):
         ApacheKafka(tmp_path, home=tmp_path, num_brokers=2)
+    with pytest.raises(SettingsError, match=r"^3 brokers need as many proxies, not 1$"):
+        ApacheKafka(tmp_path, home=tmp_path, num_brokers=3, proxied=[(1, 2)])
 
 
 def test_no_java_and_an_old_java_are_told_in_one_line(

@@ -193,3 +193,20 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
     ):
         require_space(tmp_path / "not" / "yet", 10**18)
     assert not (tmp_path / "not").exists()
+
+
+def test_a_paused_child_stands_still_until_it_is_resumed(tmp_path: Path) -> None:
+    def state() -> str:
+        stat = Path(f"/proc/{child.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0]
+
+    child = python(tmp_path, "import time; print('up', flush=True); time.sleep(600)")
+    with child:
+        child.wait_until(lambda: "up" in child.log_tail(), 10)
+        child.pause()
+        wait_for(lambda: state() == "T")
+        child.resume()
+        wait_for(lambda: state() != "T")
+        child.pause()
+        child.kill()
+    assert child.returncode == -signal.SIGKILL

@@ -1,0 +1,143 @@
+"""What lies on the log, in the object store and in the ledger, read for the oracle."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from confluent_kafka import OFFSET_INVALID, Consumer, Message, TopicPartition
+
+from schemas.codec import Codec
+from schemas.records import VideoDone
+from streams.blobs.base import BlobStore
+from streams.blobs.fences import Fences
+from streams.errors import BlobCorrupt, BlobMissing
+from streams.kafka.committed import committed_offsets
+from streams.letters import DLT_PREFIX, texts
+from streams.outcomes import read_outcome
+from streams.settings import Settings
+from streams.topology import VIDEOS_DONE, worker_stages
+from tests.chaos.ledger import FAILPOINTS, Entry
+from tests.chaos.oracle import Outcome, Told, Work
+from tests.chaos.submitter import tenant_of
+from tests.chaos.worker import MAX_BYTES
+
+CODEC = Codec()
+LOG_LINES_SHOWN = 8
+_ANSWER_S = 20.0
+
+
+class Heard:
+    """What an outsider has read so far of the jobs whose ids end so."""
+
+    def __init__(self, suffix: str) -> None:
+        self._suffix = suffix
+        self.told: list[Told] = []
+        self.reached: dict[str, set[str]] = defaultdict(set)
+        self.dead: dict[str, set[str]] = defaultdict(set)
+
+    def take(self, message: Message, at_s: float) -> None:
+        """One record."""
+        topic, key, value = message.topic() or "", message.key(), message.value()
+        job_id = (key or b"").decode("utf-8", "replace")
+        if not job_id.endswith(self._suffix):
+            return
+        if topic.endswith(".dlt"):
+            found = texts(tuple(message.headers() or ()), DLT_PREFIX)  # type: ignore[arg-type]
+            self.dead[found["stage"]].add(job_id)
+            return
+        self.reached[topic].add(job_id)
+        if topic == VIDEOS_DONE:
+            assert value is not None, "VideoDone has no tombstones"
+            done = CODEC.decode(value, VideoDone)
+            self.told.append(Told(done.job_id, done.status, done.ended_by, value, at_s))
+
+    @property
+    def num_told(self) -> int:
+        """Jobs of which a VideoDone was read."""
+        return len({each.job_id for each in self.told})
+
+
+def topics_to_read() -> list[str]:
+    """All that the oracle hears of."""
+    stages = worker_stages()
+    return [*(each.reads for each in stages), VIDEOS_DONE, *(each.dead_letters for each in stages)]
+
+
+def read_outcomes(
+    store: BlobStore, job_ids: Iterable[str]
+) -> tuple[dict[str, Outcome], dict[str, str]]:
+    """The outcome fences of these jobs, and the completed ones whose video is not as promised."""
+    fences = Fences(store)
+
+    def look(job_id: str) -> tuple[str, Outcome | None, str | None]:
+        body = fences.outcome(tenant_of(job_id), job_id, 1)
+        if body is None:
+            return job_id, None, None
+        done, why = read_outcome(CODEC, body), None
+        if done.status == "completed":
+            try:
+                assert done.video is not None, "a completed job has a video"
+                store.read(done.video, max_bytes=MAX_BYTES)
+            except (BlobMissing, BlobCorrupt) as error:
+                why = str(error)
+        return job_id, Outcome(done.status, done.ended_by, body), why
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(look, job_ids))
+    outcomes = {job_id: outcome for job_id, outcome, _ in found if outcome is not None}
+    return outcomes, {job_id: why for job_id, _, why in found if why is not None}
+
+
+def records_behind(settings: Settings) -> dict[str, int]:
+    """Of each partition that a stage reads, how many records are not committed."""
+    behind: dict[str, int] = {}
+    for stage in worker_stages():
+        topics = (stage.reads, *stage.retries(settings.retry_delays_s))
+        partitions = [
+            TopicPartition(topic, number)
+            for topic in topics
+            for number in range(settings.partitions)
+        ]
+        consumer = Consumer({"bootstrap.servers": settings.bootstrap, "group.id": stage.group})
+        try:
+            for at in committed_offsets(consumer, partitions, _ANSWER_S):
+                low, high = consumer.get_watermark_offsets(at, timeout=_ANSWER_S)
+                committed = low if at.offset == OFFSET_INVALID else at.offset
+                behind[f"{stage.group} {at.topic}[{at.partition}]"] = high - committed
+        finally:
+            consumer.close()
+    return behind
+
+
+def work_of(entries: Iterable[Entry]) -> dict[tuple[str, str], Work]:
+    """What the ledger says of each (job, stage)."""
+    worked: Counter[tuple[str, str]] = Counter()
+    deaths: Counter[tuple[str, str]] = Counter()
+    inside: dict[tuple[int, str], set[str]] = defaultdict(set)
+    for entry in entries:
+        held = inside[entry.pid, entry.stage]
+        if entry.what == "fetched":
+            held.update(entry.job_ids)
+        elif entry.what == "worked":
+            worked.update((job_id, entry.stage) for job_id in entry.job_ids)
+        elif entry.what == "stored":
+            held.difference_update(entry.job_ids)
+        elif entry.what in FAILPOINTS:
+            deaths.update((job_id, entry.stage) for job_id in held | set(entry.job_ids))
+    return {key: Work(worked[key], deaths[key]) for key in worked | deaths}
+
+
+def log_lines(folder: Path, logs: Path, job_id: str) -> Iterator[str]:
+    """The last that the ledger and the workers' logs say of a job."""
+    for path in (folder / "work.log", *sorted(logs.glob("*.log"))):
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if job_id in line]
+            yield from (f"{path.name}: {line}" for line in lines[-LOG_LINES_SHOWN:])
+
+
+def only(jobs: Set[str], found: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """What was found, of these jobs alone."""
+    return {name: each & jobs for name, each in found.items()}

@@ -1,0 +1,86 @@
+"""What test workers write down, in files that outlive their SIGKILL, and where they must die.
+
+<folder>/work.log               a line per thing done: time, process, stage, what, jobs
+<folder>/<stage>.<failpoint>    the next of that stage's workers to pass there kills itself
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Failpoint = Literal["after-fetch", "after-work", "after-upload", "after-produce", "before-commit"]
+FAILPOINTS: tuple[Failpoint, ...] = (
+    "after-fetch", "after-work", "after-upload", "after-produce", "before-commit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`what` is `fetched`, `worked`, `stored`, or the failpoint where the process ended itself."""
+
+    at_s: float
+    pid: int
+    stage: str
+    what: str
+    job_ids: tuple[str, ...]
+
+
+class Ledger:
+    """The book of one stage's workers; lines of several processes never mix."""
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        self._folder, self._stage = folder, stage
+        self._file = os.open(folder / "work.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def write(self, what: str, job_ids: Sequence[str] = ()) -> None:
+        """Write a line; it is there whatever happens to this process next."""
+        words = (f"{time.time():.3f}", str(os.getpid()), self._stage, what, *job_ids)
+        os.write(self._file, f"{' '.join(words)}\n".encode())
+
+    def passes(self, point: Failpoint, job_ids: Sequence[str] = ()) -> None:
+        """Die here, by SIGKILL, if somebody has armed this failpoint: once for each time."""
+        try:
+            _armed(self._folder, self._stage, point).unlink()
+        except FileNotFoundError:
+            return
+        self.write(point, job_ids)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(folder: Path, stage: str, point: Failpoint) -> None:
+    """The next worker of that stage to pass there dies."""
+    _armed(folder, stage, point).touch()
+
+
+def is_armed(folder: Path, stage: str, point: Failpoint) -> bool:
+    """Whether nobody has passed there since."""
+    return _armed(folder, stage, point).exists()
+
+
+def disarm(folder: Path) -> None:
+    """Nobody dies any more."""
+    for point in FAILPOINTS:
+        for path in folder.glob(f"*.{point}"):
+            path.unlink(missing_ok=True)
+
+
+def read_ledger(folder: Path) -> Iterator[Entry]:
+    """All entries, in order."""
+    path = folder / "work.log"
+    return _entries(path.read_text().splitlines() if path.exists() else ())
+
+
+def _entries(lines: Iterable[str]) -> Iterator[Entry]:
+    for line in lines:
+        at_s, pid, stage, what, *job_ids = line.split(" ")
+        yield Entry(float(at_s), int(pid), stage, what, tuple(job_ids))
+
+
+def _armed(folder: Path, stage: str, point: Failpoint) -> Path:
+    return folder / f"{stage}.{point}"

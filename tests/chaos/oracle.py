@@ -1,0 +1,211 @@
+"""What must be true of a pipeline once every fault is healed and nothing moves: pure.
+
+It trusts what clients were answered, what lies on the log and in the object store, and the test
+workers' ledger; nothing that a worker says of itself. Jobs are judged by run 1: no fault redrives.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Literal
+
+from streams.topology import VIDEOS_DONE, Stage, worker_stages
+
+Answer = Literal["acknowledged", "failed", "unknown"]
+
+#: A job may die as often inside an engine before it may end as a dead letter (DESIGN 4.5).
+DEATHS_ALLOWED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request, and what its producer heard. `status` None: any ending is right."""
+
+    answer: Answer
+    status: str | None = "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A VideoDone as it lies on the log, in order. `at_s` is when the test read it."""
+
+    job_id: str
+    status: str
+    ended_by: str | None
+    body: bytes
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What stands in the object store: a job's outcome fence."""
+
+    status: str
+    ended_by: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the ledger says of one job in one stage."""
+
+    num_worked: int
+    num_deaths: int  # of processes that had begun and not stored it
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Everything that was asked and everything that was found, of one scenario."""
+
+    submissions: Mapping[str, Submission]
+    told: Sequence[Told]
+    outcomes: Mapping[str, Outcome]
+    reached: Mapping[str, Set[str]]  # jobs, by stage topic
+    dead: Mapping[str, Set[str]]  # jobs of dead letters, by stage
+    work: Mapping[tuple[str, str], Work]  # by (job, stage)
+    unreadable: Mapping[str, str]  # completed jobs whose object is not what was promised, and why
+    behind: Mapping[str, int]  # records not committed, by "group topic[partition]"
+    started_at_s: float
+    healed_at_s: float
+    stages: Sequence[Stage] = field(default_factory=worker_stages)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """Something that must hold does not; `check` is the rule's name."""
+
+    check: str
+    job_id: str | None
+    stage: str | None
+    text: str
+
+    def __str__(self) -> str:
+        where = " ".join(each for each in (self.job_id, self.stage) if each)
+        return f"{self.check}: {where}: {self.text}" if where else f"{self.check}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a scenario cost. `num_redone` counts computations beyond the first of (job, stage)."""
+
+    num_jobs: int
+    num_outcomes: int
+    num_duplicates: int
+    num_redone: int
+    longest_stall_s: float
+    after_heal_s: float
+
+
+def judge(history: History, limit_s: float) -> list[Finding]:
+    """All that is wrong. Sound jobs must have completed within `limit_s` of the heal."""
+    return sorted(
+        {
+            *_lost(history),
+            *_second_endings(history),
+            *_unrequested(history),
+            *_unfit_endings(history, limit_s),
+            *_imbalance(history),
+            *(Finding("unreadable", job, None, why) for job, why in history.unreadable.items()),
+            *(
+                Finding("stalled", None, None, f"{where}: {count} records are not committed")
+                for where, count in history.behind.items()
+                if count
+            ),
+        },
+        key=str,
+    )
+
+
+def figures(history: History) -> Figures:
+    """The table's figures."""
+    times_s = [history.started_at_s, *sorted(each.at_s for each in history.told)]
+    gaps_s = [later - sooner for sooner, later in itertools.pairwise(times_s)]
+    return Figures(
+        num_jobs=sum(each.answer == "acknowledged" for each in history.submissions.values()),
+        num_outcomes=len(history.outcomes),
+        num_duplicates=len(history.told) - len({each.job_id for each in history.told}),
+        num_redone=sum(max(0, each.num_worked - 1) for each in history.work.values()),
+        longest_stall_s=max(gaps_s, default=0.0),
+        after_heal_s=max(0.0, times_s[-1] - history.healed_at_s),
+    )
+
+
+def _lost(history: History) -> Iterator[Finding]:
+    told = {each.job_id for each in history.told}
+    for job_id, submission in history.submissions.items():
+        outcome = history.outcomes.get(job_id)
+        if submission.answer == "acknowledged" and outcome is None:
+            yield Finding("lost", job_id, _last_stage(history, job_id), "it has no outcome")
+        if outcome is not None and job_id not in told:
+            yield Finding("untold", job_id, outcome.ended_by, "its outcome has no VideoDone")
+
+
+def _second_endings(history: History) -> Iterator[Finding]:
+    for each in history.told:
+        outcome = history.outcomes.get(each.job_id)
+        if outcome is None:
+            text = f"told {each.status} by {each.ended_by}, and no outcome stands"
+            yield Finding("no fence", each.job_id, each.ended_by, text)
+        elif outcome.body != each.body:
+            text = f"told {each.status} by {each.ended_by}; what stands is another ending:"
+            text += f" {outcome.status} by {outcome.ended_by}"
+            yield Finding("second ending", each.job_id, each.ended_by, text)
+
+
+def _unrequested(history: History) -> Iterator[Finding]:
+    for job_id in sorted({*history.outcomes, *(each.job_id for each in history.told)}):
+        submission = history.submissions.get(job_id)
+        if submission is None or submission.answer == "failed":
+            yield Finding("unrequested", job_id, None, "it ended, and nobody was told it is in")
+
+
+def _unfit_endings(history: History, limit_s: float) -> Iterator[Finding]:
+    told_at_s: dict[str, float] = {}
+    for each in history.told:
+        told_at_s.setdefault(each.job_id, each.at_s)
+    for job_id, outcome in history.outcomes.items():
+        submission = history.submissions.get(job_id)
+        if submission is None or submission.status is None:
+            continue
+        if outcome.status != submission.status and not _may_be_dead(history, job_id):
+            text = f"it is {outcome.status}, not {submission.status}"
+            yield Finding("unfit ending", job_id, outcome.ended_by, text)
+        late_s = told_at_s.get(job_id, history.healed_at_s) - history.healed_at_s - limit_s
+        if late_s > 0:
+            text = f"it ended {limit_s + late_s:.1f} s after the heal, not within {limit_s:g} s"
+            yield Finding("late", job_id, outcome.ended_by, text)
+
+
+def _may_be_dead(history: History, job_id: str) -> bool:
+    deaths = Counter[str]()
+    for (job, _), work in history.work.items():
+        deaths[job] += work.num_deaths
+    return deaths[job_id] >= DEATHS_ALLOWED
+
+
+def _imbalance(history: History) -> Iterator[Finding]:
+    """In = out + dead letters + other endings, by distinct (job, stage)."""
+    for stage in history.stages:
+        came = history.reached.get(stage.reads, set())
+        left = history.reached.get(stage.writes or "", set())
+        dead = history.dead.get(stage.name, set())
+        for job_id in sorted(left - came):
+            if stage.writes != VIDEOS_DONE:
+                yield Finding("from nowhere", job_id, stage.name, "it left and had not come")
+        for job_id in sorted(came - left - dead):
+            outcome = history.outcomes.get(job_id)
+            if outcome is None or outcome.status in ("completed", "failed"):
+                yield Finding("vanished", job_id, stage.name, "it came, and neither left nor ended")
+    for job_id, outcome in history.outcomes.items():
+        if outcome.status == "failed" and not any(job_id in each for each in history.dead.values()):
+            yield Finding("no dead letter", job_id, outcome.ended_by, "it failed without one")
+
+
+def _last_stage(history: History, job_id: str) -> str | None:
+    reached = [
+        each.name for each in history.stages if job_id in history.reached.get(each.reads, ())
+    ]
+    return reached[-1] if reached else None

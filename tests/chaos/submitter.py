@@ -1,0 +1,69 @@
+"""Requests as a producer of its own, which knows of each whether it is in, is not, or may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from schemas.codec import Codec
+from schemas.records import GenerationRequest
+from streams.core.tiers import partition_of_job
+from streams.kafka.config import producer_config
+from streams.settings import Settings
+from streams.topology import REQUESTS
+from tests.chaos.oracle import Submission
+
+NUM_TENANTS = 7
+_FLUSH_S = 15.0
+
+
+class Submitter:
+    """Hands in jobs; `submissions` says what became of each request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer = Producer(producer_config(settings, "chaos-submitter"))
+        self._codec = Codec()
+        self.submissions: dict[str, Submission] = {}
+
+    def submit(self, job_id: str, status: str | None = "completed") -> None:
+        """Send a request whose job should end so; its answer comes later."""
+        settings, now = self._settings, datetime.now(UTC)
+        tenant, tier = (
+            tenant_of(job_id),
+            settings.tiers[len(self.submissions) % len(settings.tiers)],
+        )
+        request = GenerationRequest(
+            job_id, tenant, "a ball", now, tier=tier, deadline=now + timedelta(hours=1)
+        )
+        partition = partition_of_job(tier, tenant, job_id, settings.partitions, settings.tiers)
+        self.submissions[job_id] = Submission("unknown", status)
+        self._producer.produce(
+            REQUESTS, self._codec.encode(request), job_id, partition, self._heard(job_id)
+        )
+        self._producer.poll(0)
+
+    def poll(self) -> None:
+        """Hear answers."""
+        self._producer.poll(0)
+
+    def finish(self) -> None:
+        """Wait for the last answers; what has none then stays unknown."""
+        self._producer.flush(_FLUSH_S)
+
+    def _heard(self, job_id: str) -> Callable[[KafkaError | None, Message], None]:
+        def heard(error: KafkaError | None, _message: Message) -> None:
+            # An error does not say that the record is not on the log: only an answer is one.
+            if error is None:
+                known = self.submissions[job_id]
+                self.submissions[job_id] = replace(known, answer="acknowledged")
+
+        return heard
+
+
+def tenant_of(job_id: str) -> str:
+    """The tenant for whom a job was handed in."""
+    return f"t{sum(job_id.encode()) % NUM_TENANTS}"
