@@ -28,7 +28,6 @@ from tests.chaos.submitter import Submitter
 from tests.e2e.reading import Tail
 
 DONE_WITHIN_S = 60.0
-"""After the heal every sound job has completed in so long, and nothing is left uncommitted."""
 IN_FLIGHT = 80
 READY_S = 90.0
 
@@ -49,14 +48,21 @@ class Scene:
     """Jobs, workers and servers of one scenario. `until` keeps all of it going."""
 
     def __init__(
-        self, fault: str, seed: int, cluster: Cluster, crew: Crew, tail: Tail, folder: Path
+        self,
+        fault: str,
+        seed: int,
+        cluster: Cluster,
+        crew: Crew,
+        tail: Tail,
+        folder: Path,
+        done_within_s: float,
     ) -> None:
         self.fault, self.cluster, self.crew, self.folder = fault, cluster, crew, folder
         self.random = random.Random(f"{seed}/{fault}")
         self.submitter = Submitter(cluster.settings)
         self.suffix = f".{fault}-{seed}"
         self.heard = Heard(self.suffix)
-        self._seed, self._tail = seed, tail
+        self._seed, self._tail, self._done_within_s = seed, tail, done_within_s
         self._num_wanted = 0
         self._is_feeding = False
         self.started_at_s = self.healed_at_s = time.monotonic()
@@ -101,13 +107,14 @@ class Scene:
         self.started_at_s = time.monotonic()
         fault(self)
         self._is_feeding = False
-        self.until(lambda: len(self.submitter.submissions) >= num_jobs, 10 * DONE_WITHIN_S)
+        wanted_within_s = 10 * self._done_within_s
+        self.until(lambda: len(self.submitter.submissions) >= num_jobs, wanted_within_s)
         disarm(self.folder)
         self.cluster.heal()
         self.crew.heal()
         self.healed_at_s = time.monotonic()
         self.submitter.finish()
-        self.until(self._all_told, 2 * DONE_WITHIN_S)
+        self.until(self._all_told, 2 * self._done_within_s)
         behind = self._rest()
         return self._verdict(behind)
 
@@ -135,7 +142,7 @@ class Scene:
 
     def _rest(self) -> dict[str, int]:
         """Until nothing is uncommitted, or for too long; what is left then."""
-        end_s = time.monotonic() + DONE_WITHIN_S
+        end_s = time.monotonic() + self._done_within_s
         while True:
             behind = records_behind(self.cluster.direct)
             if not any(behind.values()) or time.monotonic() > end_s:
@@ -158,7 +165,7 @@ class Scene:
             started_at_s=self.started_at_s,
             healed_at_s=self.healed_at_s,
         )
-        findings = tuple(judge(history, DONE_WITHIN_S))
+        findings = tuple(judge(history, self._done_within_s))
         lines = (
             f"  {line}"
             for job_id in {each.job_id: None for each in findings[:3] if each.job_id}
@@ -177,12 +184,16 @@ def open_scene(
     seed: int,
     orders: Mapping[str, str] | None = None,
     orders_of: Mapping[str, Mapping[str, str]] | None = None,
+    done_within_s: float = DONE_WITHIN_S,
 ) -> Iterator[Scene]:
-    """A pipeline of its own crew, on the cluster's topics."""
+    """A pipeline of its own crew, on the cluster's topics.
+
+    `done_within_s`: so long after the heal every sound job has completed, and all is committed.
+    """
     folder.mkdir(parents=True)
     said = {"CHAOS_FOLDER": str(folder), "CHAOS_SEED": str(seed), "CHAOS_WORK_MS": "20"}
     crew = Crew(cluster.settings, folder, {**said, **(orders or {})}, orders_of=orders_of)
     with ExitStack() as stack:
         tail = stack.enter_context(Tail(cluster.bootstrap, topics_to_read()))
         stack.enter_context(crew)
-        yield Scene(fault, seed, cluster, crew, tail, folder)
+        yield Scene(fault, seed, cluster, crew, tail, folder, done_within_s)

@@ -6,6 +6,7 @@ Kafka clients and object store are the product's; only the computation is not. O
     CHAOS_FOLDER    where the ledger and the armed failpoints lie (tests/chaos/ledger.py)
     CHAOS_SEED      decides how long each job takes and what bytes it makes
     CHAOS_WORK_MS   the mean of how long a job takes in a stage
+    CHAOS_BUG       a bug to plant first (tests/chaos/planted.py)
 """
 
 from __future__ import annotations
@@ -167,6 +168,10 @@ def build(orders: Orders, ledger: Ledger) -> BuildWork:
 def run(arguments: list[str]) -> int:
     """One worker; its exit code."""
     orders = read_orders(os.environ)
+    if bug := os.environ.get("CHAOS_BUG"):
+        from tests.chaos.planted import BUGS
+
+        BUGS[bug].plant()
     ledger = ChaosWorker.ledger = Ledger(orders.folder, arguments[0])
     return main(arguments, build(orders, ledger), ChaosWorker)
 
