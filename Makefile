@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler bench-makespan bench-fairness kill-demo chaos simulate replay \
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler bench-makespan bench-fairness kill-demo chaos chaos-planted simulate replay \
   shrink mutants train-demo-model eval-demo-model lock clean
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make chaos            the fault table on three Apache Kafka brokers (CHAOS_ARGS="--seed 2 F1"; Java 17 and Maven)'
+	@echo 'make chaos-planted    six bugs planted into real workers, and which check of the fault suite catches each'
 	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
 	@echo 'make eval-demo-model  every prompt through the pipeline, read back from its MP4, held against the goals'
 	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
@@ -124,6 +125,9 @@ CHAOS_ARGS ?=
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+chaos-planted: $(STAMP)
+	$(BIN)/python -m tests.chaos.planted
 
 lock: .venv/bin/uv
 	$(COMPILE) --all-extras pyproject.toml -o .ci/constraints.txt
