@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler bench-makespan bench-fairness kill-demo chaos chaos-planted simulate replay \
+.PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler bench-makespan bench-fairness kill-demo chaos chaos-planted soak simulate replay \
   shrink mutants train-demo-model eval-demo-model lock clean
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make chaos            the fault table on three Apache Kafka brokers (CHAOS_ARGS="--seed 2 F1"; Java 17 and Maven)'
 	@echo 'make chaos-planted    six bugs planted into real workers, and which check of the fault suite catches each'
+	@echo 'make soak             hours: 100,000 simulated schedules, the fault table for 20 seeds, 20,000 calm jobs; resumable'
 	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
 	@echo 'make eval-demo-model  every prompt through the pipeline, read back from its MP4, held against the goals'
 	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
@@ -128,6 +129,10 @@ chaos: $(STAMP)
 
 chaos-planted: $(STAMP)
 	$(BIN)/python -m tests.chaos.planted
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.simulation run 100000 --quick
+	$(BIN)/python -m tests.chaos.soak $(SOAK_ARGS)
 
 lock: .venv/bin/uv
 	$(COMPILE) --all-extras pyproject.toml -o .ci/constraints.txt

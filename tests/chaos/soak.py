@@ -1,0 +1,207 @@
+"""`make soak`: the fault table for many seeds, and one long calm run; hours, resumable.
+
+    python -m tests.chaos.soak [--seeds N] [--calm-jobs N] [--folder F]
+
+A row a scenario goes to F/soak.csv; what is there is not run again, and any row is replayed by
+`python -m tests.chaos --seed N FAULT`. The calm run samples each process's memory and descriptors
+(F/processes.csv, and F/processes.png): over its second half they must be flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from streams.settings import read_settings
+from tests.bench.goals import Goals, print_table
+from tests.chaos.cluster import Cluster, open_cluster
+from tests.chaos.crew import Crew
+from tests.chaos.faults import FAULTS
+from tests.chaos.scene import Scene, Verdict, open_scene
+
+HEAD = ("seed", "fault", "jobs", "outcomes", "duplicates", "redone", "stall_s", "findings")
+CALM = "calm"
+SAMPLE_EVERY_S = 5.0
+WIDTH_PX, HEIGHT_PX = 900, 480
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A process at a time: resident memory and open descriptors, from /proc."""
+
+    at_s: float
+    name: str
+    rss_mib: float
+    num_descriptors: int
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what is not in the table yet; 0 if every goal over all of it is met."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--calm-jobs", type=int, default=20_000)
+    parser.add_argument("--folder", type=Path, default=Path("tmp/soak"))
+    wishes = parser.parse_args(arguments)
+    table: Path = wishes.folder / "soak.csv"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(1, wishes.seeds + 1):
+        there = {row["fault"] for row in rows_of(table) if int(row["seed"]) == seed}
+        if missing := [name for name in FAULTS if name not in there]:
+            _run_seed(table, seed, missing)
+    samples = wishes.folder / "processes.csv"
+    if not any(row["fault"] == CALM for row in rows_of(table)):
+        _run_calm(table, samples, wishes.calm_jobs)
+    return report(rows_of(table), read_samples(samples), wishes.folder / "processes.png")
+
+
+def _run_seed(table: Path, seed: int, names: Sequence[str]) -> None:
+    with _cluster(table.parent, f"seed-{seed}") as (cluster, place):
+        for name in names:
+            fault = FAULTS[name]
+            with open_scene(cluster, place / name, name, seed, orders_of=fault.orders_of) as scene:
+                _append(table, seed, scene.run(fault.num_jobs, fault.inflict))
+
+
+def _run_calm(table: Path, path: Path, num_jobs: int) -> None:
+    with (
+        _cluster(table.parent, CALM) as (cluster, place),
+        open_scene(cluster, place / CALM, CALM, 1) as scene,
+        path.open("w", newline="") as file,
+    ):
+        writer = csv.writer(file)
+
+        def watch(scene: Scene) -> None:
+            while scene.heard.num_told < num_jobs:
+                scene.wait_s(SAMPLE_EVERY_S)
+                for each in sample(scene.crew, time.monotonic()):
+                    writer.writerow([each.at_s, each.name, each.rss_mib, each.num_descriptors])
+                file.flush()
+
+        _append(table, 1, scene.run(num_jobs, watch))
+
+
+@contextmanager
+def _cluster(folder: Path, name: str) -> Iterator[tuple[Cluster, Path]]:
+    """In a new folder: what an interrupted run left is in the way of nobody."""
+    place = folder / f"{name}-{time.time_ns()}"
+    place.mkdir()
+    with open_cluster(place, read_settings().home) as cluster:
+        yield cluster, place
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    """What has been run so far."""
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(table: Path, seed: int, verdict: Verdict) -> None:
+    is_new = not table.exists()
+    cost = verdict.figures
+    with table.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(HEAD)
+        writer.writerow(
+            [
+                seed, verdict.fault, cost.num_jobs, cost.num_outcomes, cost.num_duplicates,
+                cost.num_redone, f"{cost.longest_stall_s:.1f}", len(verdict.findings),
+            ]
+        )  # fmt: skip
+    for line in (*map(str, verdict.findings), *verdict.notes):
+        print(f"seed {seed}, {verdict.fault}: {line}", flush=True)
+
+
+def sample(crew: Crew, at_s: float) -> Iterator[Sample]:
+    """Of each process that runs."""
+    for member in crew.members.values():
+        if not member.is_running:
+            continue
+        process = Path("/proc") / str(member.pids[-1])
+        try:
+            pages = int((process / "statm").read_text().split()[1])
+            num_descriptors = len(list((process / "fd").iterdir()))
+        except OSError:  # it has just ended
+            continue
+        yield Sample(at_s, member.name, pages * resource.getpagesize() / 2**20, num_descriptors)
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Of the calm run, as they were taken."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    return [Sample(float(at_s), name, float(rss), int(num)) for at_s, name, rss, num in rows]
+
+
+def growth(samples: Sequence[Sample]) -> tuple[float, int]:
+    """The most that a process grew over the second half: MiB, and descriptors."""
+    most_mib, most_descriptors = 0.0, 0
+    by_name: dict[str, list[Sample]] = defaultdict(list)
+    for each in samples:
+        by_name[each.name].append(each)
+    for own in by_name.values():
+        quarter = max(1, len(own) // 4)
+        middle, end = own[len(own) // 2 :][:quarter], own[-quarter:]
+        most_mib = max(most_mib, _mean(end) - _mean(middle))
+        before = max(each.num_descriptors for each in middle)
+        after = max(each.num_descriptors for each in end)
+        most_descriptors = max(most_descriptors, after - before)
+    return most_mib, most_descriptors
+
+
+def _mean(samples: Sequence[Sample]) -> float:
+    return sum(each.rss_mib for each in samples) / len(samples)
+
+
+def plot(samples: Sequence[Sample], path: Path) -> None:
+    """Memory of each process over time, as a PNG."""
+    image = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), "white")
+    pen = ImageDraw.Draw(image)
+    begin_s, end_s = samples[0].at_s, max(samples[0].at_s + 1, samples[-1].at_s)
+    most_mib = max(each.rss_mib for each in samples)
+    by_name: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for each in samples:
+        x_px = 60 + (WIDTH_PX - 80) * (each.at_s - begin_s) / (end_s - begin_s)
+        y_px = HEIGHT_PX - 40 - (HEIGHT_PX - 80) * each.rss_mib / most_mib
+        by_name[each.name].append((x_px, y_px))
+    pen.text((60, 12), f"resident memory of {len(by_name)} processes, MiB", fill="black")
+    pen.text((8, 34), f"{most_mib:.0f}", fill="black")
+    pen.text((WIDTH_PX - 80, HEIGHT_PX - 28), f"{end_s - begin_s:.0f} s", fill="black")
+    for number, points in enumerate(by_name.values()):
+        pen.line(points, fill=f"hsl({number * 360 // len(by_name)}, 70%, 40%)")
+    image.save(path)
+
+
+def report(rows: Sequence[dict[str, str]], samples: Sequence[Sample], picture: Path) -> int:
+    """The table, the plot, and the goals over all rows."""
+    print_table(list(HEAD), [[row[name] for name in HEAD] for row in rows])
+    told = [row for row in rows if row["fault"] == CALM or not FAULTS[row["fault"]].replays]
+    duplicates = sum(int(row["duplicates"]) for row in told)
+    goals = Goals()
+    goals.at_most("findings", sum(int(row["findings"]) for row in rows), 0)
+    num_outcomes = max(1, sum(int(row["outcomes"]) for row in told))
+    goals.at_most("duplicates_on_the_wire_percent", 100 * duplicates / num_outcomes, 5)
+    if samples:
+        plot(samples, picture)
+        most_mib, most_descriptors = growth(samples)
+        goals.at_most("memory_growth_mib", most_mib, 8)
+        goals.at_most("descriptor_growth", most_descriptors, 4)
+    return goals.report()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""What a soak makes of its samples and rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.soak import HEAD, Sample, growth, plot, report
+
+
+def samples(per_sample_mib: float, leak: int = 0) -> list[Sample]:
+    return [
+        Sample(float(number), name, 50 + per_sample_mib * number, 30 + leak * (number // 50))
+        for number in range(100)
+        for name in ("prompt-1", "sampler-1")
+    ]
+
+
+def test_what_grows_all_the_time_is_seen_and_what_grew_at_first_is_not() -> None:
+    assert growth(samples(0.0)) == (0.0, 0)
+    warm = [Sample(n, "prompt-1", min(80.0, 50 + n), min(40, 10 + int(n))) for n in range(100)]
+    assert growth(warm) == (0.0, 0)
+    most_mib, _ = growth(samples(1.0))
+    assert most_mib == pytest.approx(25.0)
+    late = [Sample(n, "prompt-1", 50.0, 30 + (5 if n > 80 else 0)) for n in range(100)]
+    assert growth(late) == (0.0, 5)
+
+
+def a_row(**changes: str) -> dict[str, str]:
+    sound = dict(zip(HEAD, ("1", "F1", "400", "400", "4", "9", "2.0", "0"), strict=True))
+    return sound | changes
+
+
+def test_a_finding_many_duplicates_and_a_leak_each_miss_their_goal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "processes.png"
+    assert report([a_row(), a_row(fault="calm")], samples(0.0), picture) == 0
+    assert picture.stat().st_size > 0
+    assert report([a_row(findings="1")], [], picture) == 1
+    assert report([a_row(duplicates="80")], [], picture) == 1
+    assert report([a_row()], samples(1.0), picture) == 1
+    assert "goal memory_growth_mib 25 <= 8 missed" in capsys.readouterr().out
+
+
+def test_a_plot_of_one_moment_is_one(tmp_path: Path) -> None:
+    plot([Sample(1.0, "prompt-1", 50.0, 30), Sample(1.0, "prompt-1", 50.0, 30)], tmp_path / "p.png")
+    assert (tmp_path / "p.png").exists()
