@@ -149,7 +149,7 @@ def _is_chosen(job_id: str) -> bool:
 BUGS: Mapping[str, Bug] = {
     each.name: each
     for each in (
-        Bug("commit-what-was-delivered", commit_what_was_delivered, "F1", frozenset({"lost"})),
+        Bug("commit-what-was-delivered", commit_what_was_delivered, "F4", frozenset({"lost"})),
         Bug("end-without-a-fence", end_without_a_fence, "F2", frozenset({"no fence"})),
         Bug("work-ended-runs-again", work_ended_runs_again, "F1", frozenset({"second ending"})),
         Bug("lose-videos", lose_videos, "F2", frozenset({"unreadable"})),
