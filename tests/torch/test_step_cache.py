@@ -107,3 +107,22 @@ def test_offloaded_weights_are_not_cached_and_the_job_is_exact(model: Model) -> 
         sampler.step([state], is_split=False), model.stages.sampler.step([plain], is_split=False)
     )  # fmt: skip
     assert np.array_equal(one.latents, other.latents)  # type: ignore[union-attr]
+
+
+def test_beside_compiled_forwards_a_step_cached_job_gives_the_same(model: Model) -> None:
+    """Its own modules are not compiled: hooks decide at every step what is computed."""
+    torch._dynamo.reset()
+    compiled = SamplerWork(
+        model.folder, DeviceSettings(compile_backend="eager"), model.stages.store
+    )
+    compiled.load()
+    records = work_through(model.stages.prompt, [cached(model.wish(330, steps=4)), model.wish(331)])
+    found = []
+    for sampler in (compiled, model.stages.sampler):
+        states: list[Any] = [sampler.open(sampler.fetch(Task(each, 2, b""))) for each in records]
+        for _ in range(3):
+            states = [sampler.step([each], is_split=False)[0] for each in states]
+        found.append([each.latents.numpy() for each in states])
+    torch._dynamo.reset()
+    for one, other in zip(*found, strict=True):
+        assert relative_error(one, other) <= FP32
