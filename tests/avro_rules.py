@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from io import BytesIO
 from typing import Any
 
@@ -21,6 +21,7 @@ from schemas.codec import SCHEMAS, single_object_header
 AvroType = Any
 
 _EAST = timezone(timedelta(hours=5, minutes=30))
+_FIRST = datetime(1, 1, 2)
 _PROMOTIONS = {
     "int": {"long", "float", "double"},
     "long": {"float", "double"},
@@ -138,7 +139,8 @@ def values_of(avro: AvroType, named: dict[str, AvroType]) -> st.SearchStrategy[A
     """Values of an Avro type as our records hold them (dataclasses, tuples, aware datetimes)."""
     match _resolved(avro, named):
         case {"logicalType": "timestamp-micros"}:
-            return st.datetimes(timezones=st.just(UTC) | st.just(_EAST))
+            # On the first day of year 1 it is still the year before in UTC, which has no datetime.
+            return st.datetimes(_FIRST, timezones=st.just(UTC) | st.just(_EAST))
         case list() as branches:
             return st.one_of([values_of(branch, named) for branch in branches])
         case {"type": "record", "name": name, "fields": fields}:
