@@ -15,7 +15,7 @@ from streams.core.tiers import tenant_partitions
 from streams.engine import Task
 from streams.errors import Rejected
 from streams.settings import Settings
-from streams.topology import stage
+from streams.topology import REQUESTS, retry_topic, stage
 from tests.echo import EchoWork
 from workers.fenced import FencedWork
 from workers.prompt.rates import RequestRates
@@ -35,9 +35,9 @@ class Clock:
         return self.now_s
 
 
-def a_task(number: int, partition: int = 2, **changes: object) -> Task:
+def a_task(number: int, partition: int = 2, topic: str = REQUESTS, **changes: object) -> Task:
     wish = replace(WISH, **{"job_id": f"job-{number}", **changes})  # type: ignore[arg-type]
-    return Task(wish, partition, b"")
+    return Task(wish, partition, b"", topic)
 
 
 def test_over_half_its_rate_in_one_partition_a_tenant_is_told_when_to_come_again() -> None:
@@ -63,6 +63,16 @@ def test_a_record_that_is_prepared_again_a_redrive_and_a_tier_without_a_rate_cos
     for number in range(9):
         rates(a_task(number + 10, run=2))
         rates(a_task(number + 20, tier="pro"))
+
+
+def test_a_job_that_was_taken_is_not_refused_when_it_is_tried_again_later() -> None:
+    clock = Clock()
+    rates = RequestRates(SETTINGS, clock)
+    rates(a_task(1))
+    clock.now_s += 600.0
+    for number in (2, 3):
+        rates(a_task(number))
+    rates(a_task(1, topic=retry_topic(REQUESTS, 600)))
 
 
 def test_where_a_tier_has_one_partition_a_tenant_has_its_whole_rate_there() -> None:

@@ -133,7 +133,7 @@ class DecoderWork:
         has_tiles = self._vae.has_tiles(row.job)
         as_usual = has_tiles and self._device_settings.is_vae_tiled
         result = self._decode_or_no_memory(row, uploads, told, as_usual)
-        for is_tiled in (as_usual, True) if has_tiles else (False,):
+        for is_tiled in dict.fromkeys((as_usual, has_tiles)):
             if isinstance(result, Decoded):
                 break
             free_memory(self._device)

@@ -11,6 +11,7 @@ from streams.engine import Task
 from streams.errors import Rejected
 from streams.placement import tier_of_request
 from streams.settings import Settings
+from streams.topology import REQUESTS
 
 
 class RequestRates:
@@ -26,7 +27,7 @@ class RequestRates:
         self._limit, self._lock = RateLimit(), threading.Lock()
 
     def __call__(self, task: Task) -> None:
-        """Take a request; on any thread. One that a redrive made is its operator's, and free.
+        """Take a request; on any thread. What a redrive made, or is tried again, was taken before.
 
         Raises:
             Rejected: `rate_limited`, with the time from which another one is taken.
@@ -34,7 +35,7 @@ class RequestRates:
         request, settings = task.record, self._settings
         tier = tier_of_request(request, settings)
         rate = settings.tier_rates.get(tier)
-        if rate is None or request.run > 1:
+        if rate is None or request.run > 1 or task.topic != REQUESTS:
             return
         own = {*tenant_partitions(tier, request.tenant_id, settings.partitions, settings.tiers)}
         with self._lock:
