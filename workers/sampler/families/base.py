@@ -1,4 +1,4 @@
-"""What a model family is: the protocol of an adapter, and what adapters share.
+"""What a model family is: what an adapter must have, and what adapters share.
 
 An adapter is one file. Its `Family` says, without torch, which folders it serves and how large
 their latents are; the prompt stage opens its encoder, the sampler its denoiser, the decoder its
@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy.typing as npt
 
@@ -62,25 +62,20 @@ class Geometry:
         )
 
 
-class Family(Protocol):
-    """An adapter's entry: what can be known of a model folder without torch, and what opens it."""
+class Family(ABC):
+    """An adapter's entry: what can be known of a model folder without torch, and what opens it.
 
-    @property
-    def name(self) -> str:
-        """As in DESIGN 6."""
+    `name` is as in DESIGN 6, `pipeline` the `_class_name` of its model_index.json. `defaults` are
+    values of a card that reel.json leaves out, those of diffusers' pipeline; `parameters` are keys
+    of its own in reel.json, with their values where it leaves them out.
+    """
 
-    @property
-    def pipeline(self) -> str:
-        """The `_class_name` of its model_index.json."""
+    name: str
+    pipeline: str
+    defaults: Mapping[str, Any]
+    parameters: Mapping[str, float]
 
-    @property
-    def defaults(self) -> Mapping[str, Any]:
-        """Values of a card that reel.json leaves out: those of diffusers' pipeline."""
-
-    @property
-    def parameters(self) -> Mapping[str, float]:
-        """Keys of its own in reel.json, with their values where it leaves them out."""
-
+    @abstractmethod
     def components(self, index: Mapping[str, Any]) -> tuple[str, ...]:
         """The folders that a whole model has.
 
@@ -88,15 +83,20 @@ class Family(Protocol):
             SettingsError: a kind of this family that is not served.
         """
 
+    @abstractmethod
     def geometry(self, folder: Path) -> Geometry:
         """From the components' configurations."""
 
     def is_guidance_embedded(self, folder: Path, said: Mapping[str, Any]) -> bool:
         """Whether a request's guidance scale goes into the forward: one row, no negative prompt."""
+        del folder, said
+        return False
 
+    @abstractmethod
     def encoder(self, folder: Path, place: Place, card: ModelCard) -> Encoder:
         """Of prompts."""
 
+    @abstractmethod
     def denoiser(self, folder: Path, place: Place, card: ModelCard) -> Denoiser:
         """Of latents.
 
@@ -104,6 +104,7 @@ class Family(Protocol):
             SettingsError: `install`, or a scheduler whose steps nobody could repeat.
         """
 
+    @abstractmethod
     def decoder(self, folder: Path, place: Place, card: ModelCard) -> LatentDecoder:
         """From latents to frames."""
 
@@ -264,9 +265,11 @@ class LatentDecoder(ABC):
     One that says nothing else decodes a clip at once: what it makes of a frame hangs on later ones.
     """
 
-    def __init__(self, folder: Path, place: Place, geometry: Geometry) -> None:
+    def __init__(self, folder: Path, place: Place, card: ModelCard, geometry: Geometry) -> None:
+        """`card`: for a family whose decoding has parameters."""
         import diffusers
 
+        del card
         self._place, self._geometry = place, geometry
         config = read_config(folder, "vae/config.json")
         vae: Any = getattr(diffusers, config["_class_name"]).from_pretrained(

@@ -22,6 +22,7 @@ from streams.blobs.tensors import Expected
 from workers.sampler.families.base import (
     Denoiser,
     Encoder,
+    Family,
     Geometry,
     LatentDecoder,
     Text,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from workers.models.card import ModelCard
 
 
-class CogVideoX:
+class CogVideoX(Family):
     """Implements `Family` for CogVideoXPipeline folders."""
 
     name = "cogvideox"
@@ -76,11 +77,6 @@ class CogVideoX:
             max_width_px=transformer["sample_width"] * scale_px if has_largest else None,
         )
 
-    def is_guidance_embedded(self, folder: Path, said: Mapping[str, Any]) -> bool:
-        """Never."""
-        del folder, said
-        return False
-
     def encoder(self, folder: Path, place: Place, card: ModelCard) -> Encoder:
         """Of prompts: T5."""
         return CogVideoXEncoder(folder, place, card)
@@ -91,8 +87,7 @@ class CogVideoX:
 
     def decoder(self, folder: Path, place: Place, card: ModelCard) -> CogVideoXDecoder:
         """From latents to frames."""
-        del card
-        return CogVideoXDecoder(folder, place, self.geometry(folder))
+        return CogVideoXDecoder(folder, place, card, self.geometry(folder))
 
 
 class CogVideoXEncoder(Encoder):

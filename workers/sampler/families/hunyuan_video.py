@@ -20,6 +20,7 @@ from streams.blobs.tensors import Expected
 from workers.sampler.families.base import (
     Denoiser,
     Encoder,
+    Family,
     Geometry,
     LatentDecoder,
     Text,
@@ -36,7 +37,7 @@ _PIPELINE_MULTIPLE_PX = 16  # HunyuanVideoPipeline.check_inputs
 _FIXED = "embedded_guidance_scale"
 
 
-class HunyuanVideo:
+class HunyuanVideo(Family):
     """Implements `Family` for HunyuanVideoPipeline folders."""
 
     name = "hunyuan_video"
@@ -88,8 +89,7 @@ class HunyuanVideo:
 
     def decoder(self, folder: Path, place: Place, card: ModelCard) -> HunyuanVideoDecoder:
         """From latents to frames."""
-        del card
-        return HunyuanVideoDecoder(folder, place, self.geometry(folder))
+        return HunyuanVideoDecoder(folder, place, card, self.geometry(folder))
 
 
 class HunyuanVideoEncoder(Encoder):

@@ -20,6 +20,7 @@ from streams.errors import SettingsError
 from workers.sampler.families.base import (
     Denoiser,
     Encoder,
+    Family,
     Geometry,
     LatentDecoder,
     Text,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _PIPELINE_MULTIPLE_PX = 32  # LTXPipeline.check_inputs, whatever the VAE
 
 
-class Ltx:
+class Ltx(Family):
     """Implements `Family` for LTXPipeline folders."""
 
     name = "ltx"
@@ -82,11 +83,6 @@ class Ltx:
             frame_multiple=frame_stride,
         )
 
-    def is_guidance_embedded(self, folder: Path, said: Mapping[str, Any]) -> bool:
-        """Never."""
-        del folder, said
-        return False
-
     def encoder(self, folder: Path, place: Place, card: ModelCard) -> Encoder:
         """Of prompts: T5."""
         return LtxEncoder(folder, place, card)
@@ -97,7 +93,7 @@ class Ltx:
 
     def decoder(self, folder: Path, place: Place, card: ModelCard) -> LtxDecoder:
         """From latents to frames."""
-        return LtxDecoder(folder, place, self.geometry(folder), card)
+        return LtxDecoder(folder, place, card, self.geometry(folder))
 
 
 class LtxEncoder(Encoder):
@@ -177,8 +173,8 @@ class LtxDenoiser(Denoiser):
 class LtxDecoder(LatentDecoder):
     """AutoencoderKLLTXVideo, conditioned on a timestep where it was trained so."""
 
-    def __init__(self, folder: Path, place: Place, geometry: Geometry, card: ModelCard) -> None:
-        super().__init__(folder, place, geometry)
+    def __init__(self, folder: Path, place: Place, card: ModelCard, geometry: Geometry) -> None:
+        super().__init__(folder, place, card, geometry)
         self._timestep = card.parameters["decode_timestep"]
         scale = card.parameters["decode_noise_scale"]
         self._noise_scale = self._timestep if scale < 0 else scale

@@ -20,6 +20,7 @@ from streams.errors import SettingsError
 from workers.sampler.families.base import (
     Denoiser,
     Encoder,
+    Family,
     Geometry,
     LatentDecoder,
     Text,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 SECOND_EXPERT = "transformer_2"
 
 
-class Wan:
+class Wan(Family):
     """Implements `Family` for WanPipeline folders."""
 
     name = "wan"
@@ -78,11 +79,6 @@ class Wan:
             frame_multiple=frame_stride,
         )
 
-    def is_guidance_embedded(self, folder: Path, said: Mapping[str, Any]) -> bool:
-        """Never."""
-        del folder, said
-        return False
-
     def encoder(self, folder: Path, place: Place, card: ModelCard) -> Encoder:
         """Of prompts: UMT5."""
         return WanEncoder(folder, place, card)
@@ -93,8 +89,7 @@ class Wan:
 
     def decoder(self, folder: Path, place: Place, card: ModelCard) -> WanDecoder:
         """From latents to frames."""
-        del card
-        return WanDecoder(folder, place, self.geometry(folder))
+        return WanDecoder(folder, place, card, self.geometry(folder))
 
 
 class WanEncoder(Encoder):
@@ -155,8 +150,8 @@ class WanDecoder(LatentDecoder):
     and all frames are held until the last. Here each decode has a cache of its own.
     """
 
-    def __init__(self, folder: Path, place: Place, geometry: Geometry) -> None:
-        super().__init__(folder, place, geometry)
+    def __init__(self, folder: Path, place: Place, card: ModelCard, geometry: Geometry) -> None:
+        super().__init__(folder, place, card, geometry)
         import torch
         from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
