@@ -86,9 +86,14 @@ class Settings(BaseSettings):
         {},
         description="`tier=requests,...`: most of a tenant a minute. No limit if not named.",
     )
+    tenant_jobs: int = Field(
+        256,
+        ge=0,
+        description="Most jobs of a tenant in the pipeline, others are parked; 0: no limit.",
+    )
     tier_jobs: Annotated[dict[str, float], NoDecode] = Field(
         {},
-        description="`tier=jobs,...`: most of a tenant in the pipeline; others are parked.",
+        description="`tier=jobs,...`: the same, for tenants of these tiers.",
     )
     tier_gpu_seconds: Annotated[dict[str, float], NoDecode] = Field(
         {},
@@ -292,7 +297,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"REEL_{name.upper()}: unknown tier {tiers}")
             if not all(0 < each < math.inf for each in quotas.values()):
                 raise ValueError(f"REEL_{name.upper()} must be numbers > 0")
-        if self.tier_parked and not (self.tier_jobs or self.tier_gpu_seconds):
+        if self.tier_parked and not (self.tenant_jobs or self.tier_jobs or self.tier_gpu_seconds):
             raise ValueError("REEL_TIER_PARKED without a quota: nothing would ever be parked")
 
 

@@ -12,7 +12,7 @@ from schemas.records import GenerationRequest, Job, Record
 from streams.core.admission import Quotas
 from streams.core.cost import Shape
 from streams.core.shares import Bulk, JobSeen, Level, Payer, Share, Source
-from streams.core.tiers import OFF_PEAK, partition_of_job
+from streams.core.tiers import DEFAULT_TIERS, OFF_PEAK, partition_of_job
 from streams.engine import Task
 from streams.errors import Rejected
 from streams.settings import Settings
@@ -110,8 +110,11 @@ def test_what_nobody_understands_says_nothing(topic: str) -> None:
 
 
 def test_quotas_come_from_the_settings() -> None:
-    assert not quotas_of(Settings()).is_any
+    assert quotas_of(Settings()).jobs == dict.fromkeys((*DEFAULT_TIERS, OFF_PEAK), 256.0)
+    assert quotas_of(Settings(tier_jobs={"free": 4.0})).jobs["free"] == 4.0
+    assert not quotas_of(Settings(tenant_jobs=0)).is_any
     settings = Settings(
+        tenant_jobs=0,
         tier_jobs={"free": 4.0}, tier_gpu_seconds={OFF_PEAK: 60.0}, tier_parked={"free": 9.0},
         tier_rates={"pro": 6.0}, deadline_margin=1.5,
     )  # fmt: skip
@@ -132,6 +135,6 @@ def test_a_quota_that_is_none_is_refused_at_start(name: str, text: str) -> None:
 
 def test_a_bound_on_what_is_parked_without_a_quota_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="nothing would ever be parked"):
-        Settings.model_validate({"tier_parked": "free=1"})
+        Settings.model_validate({"tier_parked": "free=1", "tenant_jobs": 0})
     with pytest.raises(ValueError, match="unknown tier off-peak"):
         Settings.model_validate({"tier_rates": "off-peak=1"})

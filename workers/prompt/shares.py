@@ -93,8 +93,10 @@ class RequestShares:
 
 def quotas_of(settings: Settings) -> Quotas:
     """What tenants may have, by the settings."""
+    each = float(settings.tenant_jobs)
+    jobs = dict.fromkeys((*settings.tiers, OFF_PEAK), each) if each else {}
     return Quotas(
-        jobs=settings.tier_jobs,
+        jobs={**jobs, **settings.tier_jobs},
         gpu_s=settings.tier_gpu_seconds,
         parked=settings.tier_parked,
         rates=settings.tier_rates,
