@@ -23,8 +23,8 @@ from streams.runner import Dispatch
 
 log = logging.getLogger(__name__)
 
-_ANSWER_S = 2.0
-_PAUSE_S = 0.5
+_ANSWER_S = 1.0
+_PAUSE_S = 1.0
 _BURST = 500
 _ADVICE = "run `reel topics apply`"
 _FATAL_CODES = {
@@ -52,7 +52,7 @@ class KafkaLedgerFeed:
         self._wanted: set[int] = set()  # not assigned yet
         self._assigned: set[int] = set()
         self._behind: set[tuple[str, int]] = set()
-        self._again_s = 0.0
+        self._again_s, self._is_stale = 0.0, False
 
     def follow(self, command: Follow) -> None:
         """Read these from now on, and no longer those."""
@@ -99,15 +99,18 @@ class KafkaLedgerFeed:
     def _begin(self) -> None:
         numbers = sorted(self._wanted)
         try:
+            if self._is_stale:  # of partitions that came just now it does not know by itself
+                self._consumer.list_topics(timeout=_ANSWER_S)
             partitions = self._starts(self._of(numbers))
             self._consumer.incremental_assign(partitions)
         except KafkaException as fault:
             error = error_of(fault)
             if error.code() in _FATAL_CODES:
                 raise FatalError(f"the ledger's topics: {error.str()}: {_ADVICE}") from fault
-            self._again_s = self._now_s() + _PAUSE_S
+            self._again_s, self._is_stale = self._now_s() + _PAUSE_S, True
             log.warning("ledger not read yet", extra={"error": error.str(), "code": error.name()})
             return
+        self._is_stale = False
         self._wanted.clear()
         self._assigned.update(numbers)
         self._behind.update((each.topic, each.partition) for each in partitions)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from streams.core.events import Event
 from streams.core.shares import Follow, JobSeen, LedgerRead, Level
@@ -132,6 +132,21 @@ def test_a_record_that_says_nothing_is_passed_and_one_that_cannot_be_read_yet_is
     place.until(feed, lambda: len(place.heard) == 2)
     assert place.heard == [(0, "a"), (0, "b")]
     place.until(feed, lambda: place.read == [0])
+    feed.close()
+
+
+def test_partitions_that_came_while_it_ran_are_read_too(place: Place) -> None:
+    feed = place.feed()
+    feed.follow(Follow((0,), ()))
+    place.until(feed, lambda: place.read == [0])
+    admin = AdminClient({"bootstrap.servers": place.settings.bootstrap})
+    grown = admin.create_partitions([NewPartitions(topic, 6) for topic in place.topics])
+    for future in grown.values():
+        future.result(DEADLINE_S)
+    feed.follow(Follow((5,), ()))
+    place.until(feed, lambda: place.read == [0, 5])
+    place.write(0, 5, "late")
+    place.until(feed, lambda: (5, "late") in place.heard)
     feed.close()
 
 
