@@ -46,6 +46,7 @@ class Job:
     created_at: datetime
     deadline: datetime
     is_deferrable: bool = False
+    degradations: tuple[str, ...] = ()
 
     @property
     def is_guided(self) -> bool:
@@ -88,6 +89,7 @@ class GenerationRequest:
     run: int = 1
     is_deferrable: bool = False
     is_step_cached: bool = False
+    allowed_degradations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ from streams.blobs.fences import Fences
 from streams.core.events import Headers
 from streams.errors import FatalError, InvalidRecord
 
+#: Fields of requests that came after the first claims.
+_YOUNGER = frozenset({"is_deferrable", "is_step_cached", "allowed_degradations"})
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -136,7 +139,7 @@ def request_sha256(request: GenerationRequest) -> str:
         name: getattr(request, name)
         for name in GenerationRequest.__slots__
         if name not in ("created_at", "deadline", "run")
-        and (name not in ("is_deferrable", "is_step_cached") or getattr(request, name))
+        and (name not in _YOUNGER or getattr(request, name))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ class Task:
     """One delivered record: decoded, and as it came. The payload of a `Work`.
 
     `record` is None where the bytes could not be decoded, `value` None for a tombstone.
+    `degradations`: what is let go of, as the request allows, so that it meets its deadline.
     """
 
     record: Any
@@ -24,6 +25,7 @@ class Task:
     key: bytes | None = None
     headers: Headers = ()
     timestamp_ms: int = 0
+    degradations: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -15,7 +15,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -215,6 +215,7 @@ class RowEngine(ABC):
         row: tuple[Ticket, Prepared] | None = None
         task = work.payload
         assert isinstance(task, Task)
+        task = replace(task, degradations=work.degradations)
         prepared = self._answered(ticket, lambda: self._fenced.prepare(task))
         if isinstance(prepared, Prepared):
             row = ticket, prepared

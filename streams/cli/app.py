@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from streams.cli.wishes import BrokerKind, VideoWish, parse_counts, parse_size
+from streams.cli.wishes import BrokerKind, VideoWish, parse_counts, parse_degradations, parse_size
 
 app = typer.Typer(
     help="Text to video through five Kafka topics.",
@@ -153,6 +153,12 @@ def submit(
     step_cache: Annotated[
         bool, typer.Option("--step-cache", help="Skip what changes little: faster, other pixels.")
     ] = False,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="fewer-steps|smaller", help="What may be let go of to meet the deadline."
+        ),
+    ] = None,
 ) -> None:
     """Hand a job to the pipeline and print its id. With --wait: exit 1 unless it completed."""
     from streams.cli.jobs import submit_job
@@ -161,7 +167,8 @@ def submit(
     raise typer.Exit(
         submit_job(
             wish, tenant, tier, model, idempotency_key, deadline,
-            is_deferrable=off_peak, is_step_cached=step_cache, wait=wait,
+            is_deferrable=off_peak, is_step_cached=step_cache,
+            allowed=parse_degradations(allow), wait=wait,
         )
     )  # fmt: skip
 

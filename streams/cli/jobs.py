@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ def submit_job(
     *,
     is_deferrable: bool,
     is_step_cached: bool,
+    allowed: Sequence[str],
     wait: bool,
 ) -> int:
     """Print the job's id; with `wait` follow it. The exit code."""
@@ -45,6 +47,7 @@ def submit_job(
                 deadline=deadline,
                 is_deferrable=is_deferrable,
                 is_step_cached=is_step_cached,
+                allowed_degradations=allowed,
                 **asdict(wish),
             )
             result(job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -15,6 +16,7 @@ BrokerKind = Literal["embedded", "apache"]
 _SPAN = re.compile(r"([0-9]{1,9}) ?(s|min|h|d)")
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?:/s)?")
+_DEGRADATIONS = {"fewer-steps": "fewer_steps", "smaller": "smaller"}
 _SIZE = re.compile(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})")
 
 
@@ -31,6 +33,18 @@ class VideoWish:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     seed: int | None = None
+
+
+def parse_degradations(words: Sequence[str] | None) -> tuple[str, ...]:
+    """What may be let go of to meet a deadline.
+
+    >>> parse_degradations(["fewer-steps", "smaller"])
+    ('fewer_steps', 'smaller')
+    """
+    for word in words or ():
+        if word not in _DEGRADATIONS:
+            raise SettingsError(f"--allow {word}: want {' or '.join(_DEGRADATIONS)}")
+    return tuple(_DEGRADATIONS[word] for word in words or ())
 
 
 def parse_size(text: str | None) -> tuple[int, int] | tuple[None, None]:

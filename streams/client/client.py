@@ -124,13 +124,15 @@ class Client:
         deadline: datetime | None = None,
         is_deferrable: bool = False,
         is_step_cached: bool = False,
+        allowed_degradations: Sequence[str] = (),
     ) -> str:
         """Hand a job to the pipeline; its job id, once every in-sync replica has it.
 
         With an `idempotency_key` the job id is that of (tenant, key): to submit twice is one job.
         None leaves a choice to the model or the tier. A deferrable job waits until nothing else
         does. A step-cached one skips what changes little between two steps: it is faster, and its
-        video is another. Raises WrongRequest for values that no request can hold.
+        video is another. Of `allowed_degradations`, `fewer_steps` or `smaller`, use is made where
+        it would miss its deadline otherwise. Raises WrongRequest for values that no request can hold.
         """
         request = GenerationRequest(
             job_id=derive_job_id(tenant_id, idempotency_key) if idempotency_key else new_job_id(),
@@ -151,6 +153,7 @@ class Client:
             deadline=deadline,
             is_deferrable=is_deferrable,
             is_step_cached=is_step_cached,
+            allowed_degradations=tuple(allowed_degradations),
         )
         await self.send(request)
         return request.job_id

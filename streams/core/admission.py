@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 from streams.core.cost import Prior
 from streams.core.ledger import Ledger
 from streams.core.rates import RateLimit
-from streams.core.shares import Level, Over, Payer, RunOfJob, Share, Source
+from streams.core.shares import Bulk, Level, Over, Payer, Rung, RunOfJob, Share, Source
 
 T = TypeVar("T")
 
@@ -51,7 +51,9 @@ class Quotas:
 
 
 class LetIn(NamedTuple):
-    """It goes on, and holds its share."""
+    """It goes on, and holds its share; without what is let go of."""
+
+    degradations: tuple[str, ...] = ()
 
 
 class Park(NamedTuple):
@@ -106,8 +108,9 @@ class Admission(Generic[T]):
         if over is None and line is not None and line.first_deadline_s < deadline_s:
             over = line.over  # or those before it would be passed for ever by what is smaller
         if over is None:
-            ledger.hold(*entry)
-            return LetIn()
+            rung = self._rung(share, deadline_s, now_s)
+            ledger.hold(run_of_job, payer, rung.bulk, deadline_s, now_s)
+            return LetIn(rung.degradations)
         if is_new and (refusal := self._too_many(share, now_s)):
             return refusal
         ledger.park(*entry)
@@ -177,28 +180,42 @@ class Admission(Generic[T]):
             if wait_s:
                 text = f"more than {rate:g} requests a minute: try again in {wait_s:.0f} s"
                 return Refuse("rate_limited", text, now_s + wait_s)
-        margin = self._quotas.deadline_margin
-        if margin is None:
+        least = share.rungs[-1].bulk if share.rungs else share.bulk
+        if self._is_in_time(payer, least, deadline_s, now_s):
             return None
-        predicted_s = self.predicted_s(share, now_s)
-        left_s = deadline_s - now_s
-        if predicted_s is None or predicted_s <= left_s * margin:
-            return None
+        predicted_s, left_s = self.predicted_s(payer, least, now_s), deadline_s - now_s
+        assert predicted_s is not None, "or it were in time"
         text = f"it would take about {predicted_s:.0f} s, and the deadline is in {left_s:.0f} s"
         return Refuse("deadline_unreachable", text, now_s + predicted_s - left_s)
 
-    def predicted_s(self, share: Share, now_s: float) -> float | None:
+    def _rung(self, share: Share, deadline_s: float, now_s: float) -> Rung:
+        """The job as it was asked for if that is in time, else the least loss that is."""
+        whole = Rung((), share.bulk)
+        for rung in (whole, *share.rungs):
+            if self._is_in_time(share.payer, rung.bulk, deadline_s, now_s):
+                return rung
+        return share.rungs[-1] if share.rungs else whole
+
+    def _is_in_time(self, payer: Payer, bulk: Bulk, deadline_s: float, now_s: float) -> bool:
+        """Whether it is predicted to meet its deadline, or nobody can tell."""
+        margin = self._quotas.deadline_margin
+        if margin is None:
+            return True
+        predicted_s = self.predicted_s(payer, bulk, now_s)
+        return predicted_s is None or predicted_s <= (deadline_s - now_s) * margin
+
+    def predicted_s(self, payer: Payer, bulk: Bulk, now_s: float) -> float | None:
         """How long until such a request ends, at the rate at which its partition drains now.
 
         By fluid fair queueing: its tenant's own work is before it, and of each other tenant's as
         much again at most. None: too little has ended lately to know the rate.
         """
-        ledger, payer = self.ledger, share.payer
+        ledger = self.ledger
         rate = ledger.drain_rate(payer.partition, now_s)
         if not rate:
             return None
         own = ledger.held(payer)
-        own_s = own.cost_s + own.parked_cost_s + ledger.costs.estimate_s(*share.bulk)
+        own_s = own.cost_s + own.parked_cost_s + ledger.costs.estimate_s(*bulk)
         others_s = sum(
             min(held.cost_s, own_s)
             for other, held in ledger.payers(payer.partition)
@@ -213,7 +230,7 @@ class Admission(Generic[T]):
         if most is None or held.num_parked < max(1, most // self._quotas.num_parts):
             return None
         # What is before it, at the rate of its partition; where nobody knows that, of one device.
-        predicted_s = self.predicted_s(share, now_s)
+        predicted_s = self.predicted_s(payer, share.bulk, now_s)
         if predicted_s is None:
             predicted_s = held.cost_s + held.parked_cost_s
         text = f"more than {most:g} requests wait already: try again in {predicted_s:.0f} s"

@@ -85,7 +85,8 @@ class Work:
     processes which died with the record inside the engine. `due_s`: not to be worked before.
     `identity`: copies of one job stand for each other only if theirs are equal; another request
     under the same job id is none of its copies. `charge`: who pays for it at this stage. `share`:
-    what it asks of a quota; None where there is none to be asked.
+    what it asks of a quota; None where there is none to be asked. `degradations`: what of it is let
+    go of so that it meets its deadline.
     """
 
     job_id: str | None
@@ -99,6 +100,7 @@ class Work:
     identity: Hashable = None
     charge: Charge = NOBODY
     share: Share | None = None
+    degradations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,9 @@ class Flights:
         until_s = self._deadline_s(flight)
         until_s = self.now_s + self._longest_run_s if until_s is None else until_s
         match self.admission.decide(run_of_job, share, until_s, self.now_s):
-            case LetIn():
+            case LetIn(degradations):
+                if degradations:
+                    flight.work = replace(flight.work, degradations=degradations)
                 return True
             case Refuse(reason_code, reason, retry_at_s):
                 self.end(flight, Ending("rejected", reason_code, reason, retry_at_s))

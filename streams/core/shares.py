@@ -45,14 +45,25 @@ class Payer(NamedTuple):
     tenant_id: str
 
 
+class Rung(NamedTuple):
+    """What a job may be made where it would miss its deadline: what is let go of, what is left."""
+
+    degradations: tuple[str, ...]
+    bulk: Bulk
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a request asks for. `is_charged` False: the rate has counted it before (a redrive)."""
+    """What a request asks for. `is_charged` False: the rate has counted it before (a redrive).
+
+    `rungs`: what it may be made instead, the least loss first.
+    """
 
     payer: Payer
     bulk: Bulk
     source: Source = Source.NEW
     is_charged: bool = True
+    rungs: tuple[Rung, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ SAMPLES: dict[str, Record | BlobRef] = {
         run=2,
         is_deferrable=True,
         is_step_cached=True,
+        allowed_degradations=("fewer_steps",),
     ),
     "CleanedPrompt": CleanedPrompt(
         job=_JOB,

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from streams.core.admission import Admission, LetIn, Park, Quotas, Refuse
 from streams.core.cost import Prior, Shape
 from streams.core.ledger import MARKER_S, Ledger
-from streams.core.shares import Bulk, Level, Payer, RunOfJob, Share, Source
+from streams.core.shares import Bulk, Level, Payer, Rung, RunOfJob, Share, Source
 
 PRIOR = Prior(fixed_s=1.0)
 SHAPE = Shape(17, 64, 64)
@@ -308,7 +308,7 @@ def test_a_deadline_out_of_reach_is_refused_early() -> None:
     rate = admission.ledger.drain_rate(0, 20.0)
     assert rate == 0.5
     # 20 of its own are before it, itself, and as much of the other's as there is: 41 at a half.
-    assert admission.predicted_s(a_share(), 20.0) == 82.0
+    assert admission.predicted_s(ACME, a_bulk(), 20.0) == 82.0
     assert admission.decide(run(60), a_share(), 20.0 + 83.0, 20.0) == LetIn()
     found = admission.decide(run(61), a_share(), 20.0 + 80.0, 20.0)
     assert isinstance(found, Refuse)
@@ -318,11 +318,37 @@ def test_a_deadline_out_of_reach_is_refused_early() -> None:
     assert admission.decide(run(62), newcomer, 20.0 + 7.0, 20.0) == LetIn()
 
 
+def test_what_a_request_allows_is_let_go_of_where_it_would_miss_its_deadline_else() -> None:
+    admission = draining(1.0)
+    fewer, both = Rung(("fewer_steps",), a_bulk(10.0)), Rung(("fewer_steps", "smaller"), a_bulk(1))
+    share = replace(a_share(units=20.0), rungs=(fewer, both))
+    whole_s, fewer_s, least_s = (
+        admission.predicted_s(ACME, bulk, 20.0) or 0.0 for bulk in (share.bulk, fewer[1], both[1])
+    )
+    assert whole_s > fewer_s > least_s
+    assert admission.decide(run(60), share, 20.0 + whole_s, 20.0) == LetIn()
+    admission = draining(1.0)
+    found = admission.decide(run(60), share, 20.0 + (whole_s + fewer_s) / 2, 20.0)
+    assert found == LetIn(("fewer_steps",))
+    assert admission.ledger.held(ACME).cost_s == 20.0 + 10.0, "it holds what it will take"
+    admission = draining(1.0)
+    assert admission.decide(run(60), share, 20.0 + (fewer_s + least_s) / 2, 20.0) == LetIn(
+        ("fewer_steps", "smaller")
+    )
+    admission = draining(1.0)
+    found = admission.decide(run(60), share, 20.0 + least_s / 2, 20.0)
+    assert isinstance(found, Refuse), "not even the least would be in time"
+    parked = replace(share, source=Source.PARKED)
+    assert admission.decide(run(61), parked, 20.0 + least_s / 2, 20.0) == LetIn(
+        ("fewer_steps", "smaller")
+    ), "what waited is not refused: its deadline will tell"
+
+
 def test_who_does_not_know_how_fast_it_drains_refuses_nobody() -> None:
     admission = an_admission(jobs={}, deadline_margin=1.0)
     for number in range(50):
         admission.ledger.hold(run(number), ACME, a_bulk(), FOREVER_S, 0.0)
-    assert admission.predicted_s(a_share(), 20.0) is None
+    assert admission.predicted_s(ACME, a_bulk(), 20.0) is None
     assert admission.decide(run(60), a_share(), 21.0, 20.0) == LetIn()
 
 

@@ -74,7 +74,7 @@ class Evidence:
         self._ranks: dict[tuple[str, str], Rank] = {}
         self._at_home: set[RunOfJob] = set()
         self._copied: set[tuple[TopicPartition, int]] = set()
-        self.parked: set[tuple[TopicPartition, int]] = set()
+        self.parked: set[tuple[int, bytes | None]] = set()
         self._buried: dict[tuple[TopicPartition, int], bool] = {}
         self._unending: set[tuple[TopicPartition, int]] = set()
         self._settled: set[tuple[TopicPartition, int]] = set()
@@ -92,7 +92,7 @@ class Evidence:
             self._dead_letter(at, entry)
         match cause:
             case Park(ticket):
-                self.parked.add((ticket.partition, ticket.offset))
+                self.parked.add((at.partition, entry.value))
                 self._copied.add((ticket.partition, ticket.offset))
             case Retry(ticket):
                 self._copied.add((ticket.partition, ticket.offset))

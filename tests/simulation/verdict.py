@@ -170,8 +170,8 @@ def _check_conflicts(world: World) -> None:
             assert body is not None
             request = world.codec.decode(known.value, GenerationRequest)
             is_loser = read_claim(body).request_sha256 != request_sha256(request)
-            # What was parked lost its place: its copy is buried.
-            was_parked = (at, offset) in evidence.parked
+            # What was parked lost its place, and stood for its like: its copy is buried.
+            was_parked = (number, known.value) in evidence.parked
             is_buried = (*at, offset) in buried or (was_parked and known.value in bodies)
             world.counts["conflicts"] += is_loser
             if is_buried != is_loser:

@@ -136,7 +136,7 @@ class FinisherWork:
             height_px=job.height_px,
             fps=job.fps,
             seed=job.seed,
-            degradations=record.degradations,
+            degradations=(*job.degradations, *record.degradations),
             cost_gpu_s=sum(each.compute_s for each in timings if each.stage in GPU_STAGES),
             timings=timings,
         )

@@ -6,7 +6,7 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from schemas.records import GenerationRequest, Job
@@ -15,6 +15,8 @@ from streams.errors import Rejected
 from workers.models.card import ModelCard
 
 MAX_SEED = 2**63 - 1
+#: What a request may allow to be let go of, the lesser loss first.
+DEGRADATIONS = frozenset({"fewer_steps", "smaller"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,39 @@ def admit(
         deadline=_deadline(request, rules),
         is_deferrable=request.is_deferrable,
     )
+    if unknown := set(request.allowed_degradations) - DEGRADATIONS:
+        raise Rejected(
+            f"no degradation {min(unknown)[:64]!r}: want {' or '.join(sorted(DEGRADATIONS))}",
+            reason_code="unknown_degradation",
+        )
     _check_text(request, card, rules)
     _check_shape(job, card)
     _check_sampling(job, card, rules)
     return job
+
+
+def degraded(job: Job, degradations: tuple[str, ...], card: ModelCard) -> Job:
+    """The job with half the steps, or half the width and height, as it was decided.
+
+    Raises:
+        Rejected: the model makes nothing so small, or takes no fewer steps.
+    """
+    if not degradations:
+        return job
+    width_px, height_px, num_steps = job.width_px, job.height_px, job.num_inference_steps
+    if "fewer_steps" in degradations:
+        num_steps //= 2
+    if "smaller" in degradations:
+        unit = card.size_multiple_px
+        width_px, height_px = width_px // 2 // unit * unit, height_px // 2 // unit * unit
+    less = replace(
+        job, width_px=width_px, height_px=height_px, num_inference_steps=num_steps,
+        degradations=degradations,
+    )  # fmt: skip
+    _check_shape(less, card)
+    if num_steps < card.min_num_inference_steps:
+        raise Rejected(f"{num_steps} steps are too few", reason_code="invalid_steps")
+    return less
 
 
 def clean_prompt(text: str) -> str:

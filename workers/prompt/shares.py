@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import CleanedPrompt, GenerationRequest, Job, VideoDone
 from streams.core.admission import Quotas
-from streams.core.shares import JobSeen, Level, Payer, Share, Source
+from streams.core.shares import JobSeen, Level, Payer, Rung, Share, Source
 from streams.core.tiers import OFF_PEAK
 from streams.costs import PRIORS, bulk_of
 from streams.engine import Task
@@ -50,7 +51,18 @@ class RequestShares:
         except Rejected:
             return None
         source = _SOURCES.get(task.topic, Source.TRIED)
-        return _share(job, task.partition, source, is_charged=request.run == 1)
+        share = _share(job, task.partition, source, is_charged=request.run == 1)
+        if self._settings.deadline_margin is None or not request.allowed_degradations:
+            return share
+        return replace(share, rungs=tuple(self._rungs(task)))
+
+    def _rungs(self, task: Task) -> Iterator[Rung]:
+        """What the job may be made, as the request allows and the model can."""
+        allowed = task.record.allowed_degradations
+        for names in (("fewer_steps",), ("smaller",), ("fewer_steps", "smaller")):
+            if set(names) <= set(allowed):
+                with suppress(Rejected):
+                    yield Rung(names, bulk_of(self._job_of(replace(task, degradations=names))))
 
     def seen(self, task: Task) -> JobSeen | None:
         """What a record of `LEDGER_TOPICS` says; None: nothing that is understood.

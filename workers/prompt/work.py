@@ -20,7 +20,7 @@ from streams.blobs.fences import Fences, blob_prefix
 from streams.claims import claim_request
 from streams.engine import Task
 from workers.models.card import family_of, read_card
-from workers.prompt.admit import AdmissionRules, admit, clean_prompt
+from workers.prompt.admit import AdmissionRules, admit, clean_prompt, degraded
 from workers.sampler.families.base import NEGATIVE, Encoder
 from workers.stage_work import Report
 from workers.torch_device import DeviceSettings, device_faults, open_place
@@ -73,7 +73,8 @@ class PromptWork:
 
     def job(self, task: Task) -> Job:
         """The job that a request would be; Rejected says why it is none."""
-        return admit(task.record, task.partition, self._card, self._rules)
+        job = admit(task.record, task.partition, self._card, self._rules)
+        return degraded(job, task.degradations, self._card)
 
     def begin(self, task: Task) -> Task:
         """Claim the job id for this request; the task in the claim's partition (DESIGN 4.1).
