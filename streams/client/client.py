@@ -132,7 +132,9 @@ class Client:
         None leaves a choice to the model or the tier. A deferrable job waits until nothing else
         does. A step-cached one skips what changes little between two steps: it is faster, and its
         video is another. Of `allowed_degradations`, `fewer_steps` or `smaller`, use is made where
-        it would miss its deadline otherwise. Raises WrongRequest for values that no request can hold.
+        it would miss its deadline otherwise.
+
+        Raises WrongRequest for values that no request can hold.
         """
         request = GenerationRequest(
             job_id=derive_job_id(tenant_id, idempotency_key) if idempotency_key else new_job_id(),
