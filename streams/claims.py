@@ -1,7 +1,8 @@
 """Whose job it is, and who began its later runs: the meaning of two fences (DESIGN 4.1).
 
     <tenant>/<job>/request      `Claim`: the first request under the job id, by the prompt stage
-    <tenant>/<job>/runs/<run>   `RunClaim`: the request record that a redrive produces for the run
+    <tenant>/<job>/runs/<run>   `RunClaim`: the request record that a redrive produces for the run,
+                                and whose redrive it was
 
 Both are JSON, bytes in base64. Every record and every VideoDone of the job uses the partition of
 `request`, whatever has become of tiers and tenants since.
@@ -13,6 +14,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from schemas.records import GenerationRequest
@@ -31,14 +33,28 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Author:
+    """Who began a run, when and why. `order_id`: as part of which order (streams/audit.py)."""
+
+    by: str
+    at: datetime
+    why: str | None = None
+    order_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunClaim:
-    """The record that begins a redriven run, to be produced exactly so."""
+    """The record that begins a redriven run, to be produced exactly so.
+
+    `author` None: the claim is older than that field.
+    """
 
     topic: str
     partition: int
     key: bytes | None
     value: bytes
     headers: Headers
+    author: Author | None = None
 
 
 def claim_request(
@@ -101,6 +117,7 @@ def run_claim_body(claim: RunClaim) -> bytes:
             "key": _text(claim.key),
             "value": _text(claim.value),
             "headers": [[name, _text(value)] for name, value in claim.headers],
+            "author": None if (author := claim.author) is None else _fields(author),
         }
     )
 
@@ -122,6 +139,7 @@ def read_run_claim(body: bytes) -> RunClaim:
             key=_bytes(fields["key"]),
             value=value,
             headers=tuple((str(name), _bytes(text)) for name, text in fields["headers"]),
+            author=_author(fields.get("author")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FatalError(f"a run fence holds no record: {type(error).__name__}") from error
@@ -139,6 +157,18 @@ def request_sha256(request: GenerationRequest) -> str:
         and (name not in ("is_deferrable", "is_step_cached") or getattr(request, name))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _fields(author: Author) -> dict[str, str | None]:
+    at = author.at.isoformat()
+    return {"by": author.by, "at": at, "why": author.why, "order_id": author.order_id}
+
+
+def _author(fields: dict[str, Any] | None) -> Author | None:
+    if fields is None:
+        return None
+    at = datetime.fromisoformat(fields["at"])
+    return Author(fields["by"], at, fields["why"], fields["order_id"])
 
 
 def _json(fields: dict[str, Any]) -> bytes:

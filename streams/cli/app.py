@@ -341,19 +341,34 @@ def dlt_redrive(
     rate: Annotated[
         str | None, typer.Option(metavar="N/s", help="Begin at most so many runs a second.")
     ] = None,
+    why: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="For the record; many want a reason.")
+    ] = None,
 ) -> None:
     """Begin the next run of jobs that failed or expired; a line for each, what was done or why not.
 
     A job that completed, was cancelled or rejected is left alone, and so is one under way: to do it
-    twice does it once.
+    twice does it once. `reel dlt orders` shows who did it.
     """
-    from streams.cli.dead_letters import redrive_letters
+    from streams.cli.redrive import redrive_letters
 
     raise typer.Exit(
         redrive_letters(
-            target, stage, tenant, reason, since, rate, is_all=every, is_dry_run=dry_run
+            target, stage, tenant, reason, since, rate, why, is_all=every, is_dry_run=dry_run
         )
     )
+
+
+@dlt_app.command("orders")
+def dlt_orders(
+    order: Annotated[
+        str | None, typer.Argument(metavar="[ORDER]", help="Only this one, with its jobs.")
+    ] = None,
+) -> None:
+    """List who had what redriven, when and why, oldest first."""
+    from streams.cli.redrive import list_orders
+
+    raise typer.Exit(list_orders(order))
 
 
 @blobs_app.command("sweep")

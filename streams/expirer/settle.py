@@ -15,7 +15,7 @@ from schemas.codec import Codec, UndecodableRecord
 from schemas.records import CleanedPrompt, FramesDecoded, GenerationRequest, LatentsReady
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
-from streams.claims import Claim, claim_request, read_claim, read_run_claim
+from streams.claims import Author, Claim, claim_request, read_claim, read_run_claim
 from streams.core.events import Headers, Output
 from streams.core.expiry import Due, RunKey
 from streams.core.flights import CANCELLED, EXPIRED
@@ -164,7 +164,11 @@ class Settler:
 
     def _redrive(self, key: RunKey) -> Verdict:
         found = complete_redrive(
-            self._fences, self._codec, *key, now=self._now(), deadline_s=self._longest_deadline_s
+            self._fences,
+            self._codec,
+            *key,
+            author=Author(EXPIRER, self._now(), "its wish was left on jobs.control"),
+            deadline_s=self._longest_deadline_s,
         )
         if isinstance(found, NothingToDo):
             return Nothing(found.reason)
