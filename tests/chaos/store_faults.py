@@ -7,6 +7,7 @@ from schemas.records import LatentsReady
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
 from streams.blobs.opening import store_of
+from tests.chaos.oracle import RunOfJob
 from tests.chaos.proxy import LinkFault
 from tests.chaos.scene import Scene
 from tests.chaos.submitter import tenant_of
@@ -35,7 +36,7 @@ def unanswered(scene: Scene) -> None:
 def spoil(scene: Scene) -> None:
     """Latents vanish, or hold other bytes, while no decoder runs: these jobs must fail, alone."""
     scene.crew.stand_down("decoder")
-    waiting: list[str] = []
+    waiting: list[RunOfJob] = []
 
     def has_enough() -> bool:
         gone = scene.heard.reached["frames.decoded"]
@@ -44,7 +45,7 @@ def spoil(scene: Scene) -> None:
 
     assert scene.until(has_enough, 30.0), "no latents wait for a decoder"
     store = store_of(scene.cluster.direct)
-    for number, job_id in enumerate(waiting[: 2 * NUM_SPOILT]):
+    for number, job_id in enumerate(each.job_id for each in waiting[: 2 * NUM_SPOILT]):
         key = _latents_key(store, job_id)
         store.remove(key)
         if number % 2:
