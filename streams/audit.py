@@ -3,6 +3,7 @@
     redrives/<order>/order     what was ordered, written before the first wish of it
     redrives/<order>/runs.<n>  what became of its jobs, RUNS_A_PAGE at a time
     redrives/<order>/ended     when, and how many runs it began; missing: under way, or interrupted
+    redrives/put-back/<sha256> who put the record of a foreign dead letter back on its topic
 
 They lie in the object store beside the outcomes that they changed. A topic would forget them after
 its retention, and `jobs.control` keeps but the last wish of a run. The claim of each run names its
@@ -12,6 +13,7 @@ that nobody ordered: what its last page would have said stands in the claims.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +22,7 @@ from datetime import datetime
 from typing import Any
 
 from streams.blobs.base import REDRIVES, BlobStore, check_segment
+from streams.claims import Author, author_fields, read_author
 from streams.errors import FatalError
 
 RUNS_A_PAGE = 100
@@ -112,6 +115,37 @@ class OrderLog:
     def _write(self, name: str, body: Any) -> None:
         key = f"{REDRIVES}/{check_segment(self.order.order_id)}/{name}"
         self._store.create(key, json.dumps(body).encode())
+
+
+def put_back_by(store: BlobStore, letter: bytes) -> Author | None:
+    """Who put the record of a dead letter back on its topic; None: nobody yet. Blocking.
+
+    `letter` is what makes it itself: its place and its bytes.
+
+    Raises:
+        SickHost: the object store is away.
+        FatalError: something else lies there.
+    """
+    key = _put_back(letter)
+    if (body := store.load(key)) is None:
+        return None
+    try:
+        return read_author(json.loads(body))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FatalError(f"{key} names nobody: {type(error).__name__}") from error
+
+
+def note_put_back(store: BlobStore, letter: bytes, author: Author) -> None:
+    """Write that down, once it is acknowledged: who dies in between puts it back twice. Blocking.
+
+    Raises:
+        SickHost: the object store is away.
+    """
+    store.create(_put_back(letter), json.dumps(author_fields(author)).encode())
+
+
+def _put_back(letter: bytes) -> str:
+    return f"{REDRIVES}/put-back/{hashlib.sha256(letter).hexdigest()}"
 
 
 def read_orders(store: BlobStore) -> list[tuple[Order, Ended | None]]:

@@ -117,7 +117,7 @@ def run_claim_body(claim: RunClaim) -> bytes:
             "key": _text(claim.key),
             "value": _text(claim.value),
             "headers": [[name, _text(value)] for name, value in claim.headers],
-            "author": None if (author := claim.author) is None else _fields(author),
+            "author": None if (author := claim.author) is None else author_fields(author),
         }
     )
 
@@ -130,7 +130,7 @@ def read_run_claim(body: bytes) -> RunClaim:
     """
     try:
         fields = json.loads(body)
-        value = _bytes(fields["value"])
+        value, said = _bytes(fields["value"]), fields.get("author")
         if value is None:
             raise ValueError("no value")
         return RunClaim(
@@ -139,7 +139,7 @@ def read_run_claim(body: bytes) -> RunClaim:
             key=_bytes(fields["key"]),
             value=value,
             headers=tuple((str(name), _bytes(text)) for name, text in fields["headers"]),
-            author=_author(fields.get("author")),
+            author=None if said is None else read_author(said),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FatalError(f"a run fence holds no record: {type(error).__name__}") from error
@@ -159,14 +159,14 @@ def request_sha256(request: GenerationRequest) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _fields(author: Author) -> dict[str, str | None]:
+def author_fields(author: Author) -> dict[str, str | None]:
+    """An author as JSON has it."""
     at = author.at.isoformat()
     return {"by": author.by, "at": at, "why": author.why, "order_id": author.order_id}
 
 
-def _author(fields: dict[str, Any] | None) -> Author | None:
-    if fields is None:
-        return None
+def read_author(fields: dict[str, Any]) -> Author:
+    """What `author_fields` wrote. Raises KeyError, TypeError or ValueError for anything else."""
     at = datetime.fromisoformat(fields["at"])
     return Author(fields["by"], at, fields["why"], fields["order_id"])
 

@@ -47,7 +47,7 @@ class Kind(Enum):
 
 
 _KINDS = (
-    (Kind.RECORD, re.compile(rf"{REDRIVES}/{_NAME}/(order|runs\.{_NUMBER}|ended)")),
+    (Kind.RECORD, re.compile(rf"{REDRIVES}/{_NAME}/(order|runs\.{_NUMBER}|ended|{_SHA256})")),
     (Kind.RECORD, re.compile(rf"{_NAME}/{_NAME}/(request|runs/{_NUMBER})")),
     (Kind.RECORD, re.compile(rf"{_RUN}/(outcome|{_NAME}/result\.{_NUMBER})")),
     (Kind.DEAD_LETTER, re.compile(rf"{DEAD_LETTERS}(/{_NAME})*/{_SHA256}")),

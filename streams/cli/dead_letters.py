@@ -14,6 +14,7 @@ from typing import Any
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import VideoDone
+from streams.audit import put_back_by
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
 from streams.claims import Author, read_run_claim
@@ -22,9 +23,7 @@ from streams.cli.terminal import print_table, result, say
 from streams.cli.wishes import parse_since
 from streams.client import Client, ClientError, Connection
 from streams.client.dead_letters import (
-    CONNECTS,
     OURS,
-    SPRINGS,
     DeadLetter,
     JobName,
     as_text,
@@ -34,6 +33,8 @@ from streams.client.dead_letters import (
     read_dead_letter,
     read_dead_letters,
 )
+from streams.client.foreign_letters import CONNECTS, SPRINGS, BadHeaders, came_from
+from streams.client.put_back import identity
 from streams.errors import FatalError, InvalidRecord, SettingsError
 from streams.settings import Settings
 from streams.topology import Stage, worker_stages
@@ -50,10 +51,22 @@ class Choice:
     tenant: str | None
     reason: str | None
     since: datetime | None
+    topic: str | None = None  # a foreign application's
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """Whose dead letters are meant. Raises SettingsError for a stage that has none."""
+    def topics(self) -> tuple[str, ...]:
+        """Where they lie. Raises SettingsError for a stage that has none."""
+        own = tuple(stage.dead_letters for stage in self._stages)
+        return own if self.topic is None else (self.topic,)
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether that one is meant, as far as it says itself."""
+        if self.reason not in (None, letter.findings.get("reason-code")):
+            return False
+        return self.stage is None or (letter.stage is not None and letter.stage.name == self.stage)
+
+    @property
+    def _stages(self) -> tuple[Stage, ...]:
         stages = worker_stages()
         if self.stage is None:
             return stages
@@ -83,10 +96,10 @@ class Pipeline:
     ) -> AsyncGenerator[tuple[DeadLetter, JobName | None], None]:
         """The letters that are meant, and whose they are."""
         since_ms = None if choice.since is None else int(choice.since.timestamp() * 1000)
-        reading = read_dead_letters(self.connection, choice.stages, since_ms)
+        reading = read_dead_letters(self.connection, choice.topics, since_ms)
         async with aclosing(reading) as letters:
             async for letter in letters:
-                if choice.reason not in (None, letter.findings.get("reason-code")):
+                if not choice.takes(letter):
                     continue
                 job = await asyncio.to_thread(job_of, letter, self.codec, self.store)
                 if choice.tenant is None or (job and job.tenant_id == choice.tenant):
@@ -97,10 +110,12 @@ class Pipeline:
         body = self.fences.claimed_run(job.tenant_id, job.job_id, job.run + 1)
         return None if body is None else read_run_claim(body).author
 
-    def status(self, job: JobName | None) -> str:
-        """What has become of a letter's job. Blocking."""
+    def status(self, letter: DeadLetter, job: JobName | None) -> str:
+        """What has become of a letter, or of its job. Blocking."""
         if job is None:
             return "no job"
+        if letter.is_foreign and put_back_by(self.store, identity(letter)) is not None:
+            return "put back"
         tenant, job_id, run = job.tenant_id, job.job_id, job.run
         if self.fences.claimed_run(tenant, job_id, run + 1) is not None:
             return f"redriven as run {self.fences.latest_run(tenant, job_id)}"
@@ -115,10 +130,15 @@ class Pipeline:
 
 
 def list_letters(
-    stage: str | None, tenant: str | None, reason: str | None, since: str | None, limit: int
+    topic: str | None,
+    stage: str | None,
+    tenant: str | None,
+    reason: str | None,
+    since: str | None,
+    limit: int,
 ) -> int:
     """Print the newest letters as a table, oldest first. The exit code."""
-    choice = Choice(stage, tenant, reason, parse_since(since, datetime.now(UTC)))
+    choice = Choice(stage, tenant, reason, parse_since(since, datetime.now(UTC)), topic)
     pipeline = Pipeline(client_settings())
     newest: list[tuple[int, int, DeadLetter, JobName | None]] = []
     number = count()
@@ -130,7 +150,7 @@ def list_letters(
                 if len(newest) > limit:
                     heapq.heappop(newest)
 
-    _ = choice.stages  # wrong use is told before anybody is asked
+    _ = choice.topics  # wrong use is told before anybody is asked
     asyncio.run(read())
     columns = ("letter", "at", "reason", "job", "tenant", "run", "try", "status")
     rows = [
@@ -142,7 +162,7 @@ def list_letters(
             job.tenant_id if job else "-",
             str(job.run) if job else "-",
             letter.findings.get("try", "-"),
-            pipeline.status(job),
+            pipeline.status(letter, job),
         )
         for _, _, letter, job in sorted(newest, key=lambda each: each[:2])
     ]
@@ -154,16 +174,18 @@ def list_letters(
 
 def show_letter(address: str, *, is_prompt_shown: bool) -> int:
     """Print all of a letter but, unless it is asked for, the prompt. The exit code."""
-    stage, partition, offset = parse_address(address)
+    _ = parse_address(address)  # wrong use is told before anybody is asked
     pipeline = Pipeline(client_settings())
-    letter = asyncio.run(find_letter(pipeline, stage, partition, offset))
+    letter = asyncio.run(find_letter(pipeline, address))
     job = job_of(letter, pipeline.codec, pipeline.store)
     result(f"letter: {letter.address}")
     result(f"at: {_at(letter.timestamp_ms)}")
-    result(f"status: {pipeline.status(job)}")
+    result(f"status: {pipeline.status(letter, job)}")
     if job is not None and (author := pipeline.author(job)) is not None:
         at = author.at.isoformat(timespec="seconds")
         result(f"redriven: by {author.by} at {at}, order {author.order_id}: {author.why or '-'}")
+    if letter.is_foreign:
+        result(f"redrive: {_redrive_of(letter)}")
     for name, text in sorted(letter.findings.items()):
         result(f"{name}: {text}")
     result(f"key: {as_text(letter.key)}")
@@ -185,11 +207,20 @@ def show_letter(address: str, *, is_prompt_shown: bool) -> int:
     return 0
 
 
-async def find_letter(pipeline: Pipeline, stage: Stage, partition: int, offset: int) -> DeadLetter:
+def _redrive_of(letter: DeadLetter) -> str:
+    """What a redrive would do about a letter that is none of ours, while its run is open."""
+    try:
+        origin = came_from(letter.headers)
+    except BadHeaders as fault:
+        return f"not possible: {fault}"
+    return f"puts it back on {origin.stage.reads}, partition {origin.partition}"
+
+
+async def find_letter(pipeline: Pipeline, address: str) -> DeadLetter:
     """The letter at that place. Raises ClientError where there is none."""
-    letter = await read_dead_letter(pipeline.connection, stage, partition, offset)
+    letter = await read_dead_letter(pipeline.connection, *parse_address(address))
     if letter is None:
-        raise ClientError(f"no dead letter {stage.name}/{partition}/{offset}")
+        raise ClientError(f"no dead letter {address}")
     return letter
 
 

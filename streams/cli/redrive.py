@@ -10,23 +10,34 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from streams.audit import Done, Order, OrderLog, read_done, read_order, read_orders
+from streams.audit import (
+    Done,
+    Order,
+    OrderLog,
+    note_put_back,
+    read_done,
+    read_order,
+    read_orders,
+)
+from streams.claims import Author
 from streams.cli.context import client_settings, make_store
 from streams.cli.dead_letters import Choice, Pipeline, find_letter
 from streams.cli.terminal import print_table, result, say
 from streams.cli.wishes import parse_rate, parse_since
 from streams.client import Client, ClientError, UnknownJob
-from streams.client.dead_letters import JobName, job_of, parse_address
+from streams.client.dead_letters import DeadLetter, JobName, job_of, parse_address
+from streams.client.foreign_letters import BadHeaders, came_from
 from streams.client.ids import issuer, new_job_id
+from streams.client.put_back import PutBack, identity, plan_put_back
 from streams.errors import SettingsError, SickHost
 from streams.redrive import BeginRun, NothingToDo, Plan, SendAgain
-from streams.topology import Stage
 
 _MAX_REMEMBERED = 10_000
 
 
 def redrive_letters(
     target: str | None,
+    topic: str | None,
     stage: str | None,
     tenant: str | None,
     reason: str | None,
@@ -38,7 +49,7 @@ def redrive_letters(
     is_dry_run: bool,
 ) -> int:
     """Redrive one letter or job, or all that are meant; a line for each. The exit code."""
-    filters = (stage, reason, since)
+    filters = (topic, stage, reason, since)
     if target is not None and (is_all or any(filters)):
         raise SettingsError("one letter or job, or a filter, not both")
     if target is None and not (is_all or tenant or any(filters)):
@@ -48,13 +59,16 @@ def redrive_letters(
     if target is not None and "/" in target and tenant is not None:
         raise SettingsError("a letter knows its tenant: --tenant goes with a JOB or a filter")
     rate_per_s = parse_rate(rate)
-    choice = Choice(stage, tenant, reason, parse_since(since, datetime.now(UTC)))
-    _ = choice.stages
+    choice = Choice(stage, tenant, reason, parse_since(since, datetime.now(UTC)), topic)
+    _ = choice.topics
     if target is None and not (is_dry_run or (why or "").strip()):
         raise SettingsError("whoever redrives many must say for the record --why")
-    place = parse_address(target) if target is not None and "/" in target else None
+    is_letter = target is not None and "/" in target
+    if target is not None and is_letter:
+        _ = parse_address(target)
     words = {
-        "target": target, "stage": stage, "tenant": tenant, "reason": reason, "rate": rate,
+        "target": target, "topic": topic, "stage": stage, "tenant": tenant, "reason": reason,
+        "rate": rate,
         "since": None if choice.since is None else choice.since.isoformat(timespec="seconds"),
         "all": "yes" if is_all else None,
     }  # fmt: skip
@@ -62,10 +76,9 @@ def redrive_letters(
     pipeline = Pipeline(client_settings())
     order = None if is_dry_run else _Order(pipeline, what, why)
     redriver = _Redriver(pipeline, rate_per_s, order)
-    if place is not None:
-        return asyncio.run(redriver.letter(*place))
     if target is not None:
-        return asyncio.run(redriver.job(target, tenant))
+        doing = redriver.letter(target) if is_letter else redriver.job(target, tenant)
+        return asyncio.run(doing)
     return asyncio.run(redriver.all_of(choice))
 
 
@@ -109,11 +122,12 @@ class _Order:
             order = Order(self.order_id, issuer(), now, self.what, self.why)
             self.log = OrderLog(self.pipeline.store, order)
 
-    def note(self, job_id: str, tenant: str, done: Plan, what: str) -> None:
+    def note(self, job_id: str, tenant: str, done: Plan | PutBack, what: str) -> None:
         """Write down what became of a job. Blocking."""
         assert self.log is not None, "nothing is done before the order is written down"
-        run = None if isinstance(done, NothingToDo) else done.run
-        self.log.note(Done(tenant, job_id, run, what), is_begun=isinstance(done, BeginRun))
+        run = done.run if isinstance(done, BeginRun | SendAgain) else None
+        is_begun = isinstance(done, BeginRun | PutBack)
+        self.log.note(Done(tenant, job_id, run, what), is_begun=is_begun)
 
     def end(self, interrupted_by: str | None = None) -> None:
         """Write down that it is over. Blocking."""
@@ -130,15 +144,15 @@ class _Redriver:
         # The latest jobs: many letters may be one job's. To ask again would be harmless.
         self._seen: OrderedDict[JobName, None] = OrderedDict()
 
-    async def letter(self, stage: Stage, partition: int, offset: int) -> int:
+    async def letter(self, address: str) -> int:
         """The exit code: 1 where the letter's job can never be redriven."""
-        letter = await find_letter(self._pipeline, stage, partition, offset)
+        letter = await find_letter(self._pipeline, address)
         job = await asyncio.to_thread(job_of, letter, self._pipeline.codec, self._pipeline.store)
         if job is None:
-            result(f"{letter.address}\t-\tleft alone: no job of its own")
+            result(f"{letter.address}\t-\tleft alone: {_why_nobodys(letter)}")
             return 1
         async with self._pipeline.client() as client, self._recorded():
-            return _exit_code(await self._redrive(client, job.job_id, job.tenant_id, job.run + 1))
+            return _exit_code(await self._of_letter(client, letter, job))
 
     async def job(self, job_id: str, tenant: str | None) -> int:
         """The exit code: 1 where the job can never be redriven."""
@@ -159,10 +173,10 @@ class _Redriver:
         ):
             async for letter, job in letters:
                 if job is None:
-                    result(f"{letter.address}\t-\tleft alone: no job of its own")
-                elif self._is_first(job):
+                    result(f"{letter.address}\t-\tleft alone: {_why_nobodys(letter)}")
+                elif letter.is_foreign or self._is_first(job):
                     begun_s = time.monotonic()
-                    done = await self._redrive(client, job.job_id, job.tenant_id, job.run + 1)
+                    done = await self._of_letter(client, letter, job)
                     if not isinstance(done, NothingToDo):
                         num_begun += 1
                         await asyncio.sleep(self._apart_s - (time.monotonic() - begun_s))
@@ -183,6 +197,35 @@ class _Redriver:
             raise
         await asyncio.to_thread(self._order.end)
 
+    async def _of_letter(self, client: Client, letter: DeadLetter, job: JobName) -> Plan | PutBack:
+        if letter.is_foreign:
+            try:
+                plan = await self._put_back(client, letter, job)
+            except BadHeaders as fault:
+                plan = NothingToDo("unfit", str(fault))
+            if isinstance(plan, PutBack | NothingToDo):
+                await self._tell(job.job_id, job.tenant_id, plan)
+                return plan
+        return await self._redrive(client, job.job_id, job.tenant_id, job.run + 1)
+
+    async def _put_back(self, client: Client, letter: DeadLetter, job: JobName) -> Plan | PutBack:
+        """Put a foreign letter's record back, if that is what is to be done; what is to be done."""
+        store, codec = self._pipeline.store, self._pipeline.codec
+        plan = await asyncio.to_thread(plan_put_back, store, codec, letter, job)
+        if not isinstance(plan, PutBack):
+            return plan
+        counts = await self._pipeline.connection.num_partitions([plan.topic])
+        if plan.partition >= counts[plan.topic]:
+            raise BadHeaders(f"{plan.topic} has no partition {plan.partition}")
+        if self._order is not None:
+            await asyncio.to_thread(self._order.begin)
+            await client.produce(
+                plan.topic, plan.partition, plan.key, plan.value, list(plan.headers)
+            )
+            author = Author(issuer(), datetime.now(UTC), self._order.why, self._order.order_id)
+            await asyncio.to_thread(note_put_back, store, identity(letter), author)
+        return plan
+
     async def _redrive(self, client: Client, job_id: str, tenant: str, run: int | None) -> Plan:
         if self._order is None:
             done = await client.plan_redrive(job_id, tenant_id=tenant, run=run)
@@ -196,8 +239,15 @@ class _Redriver:
                 why=self._order.why,
                 order_id=self._order.order_id,
             )
+        await self._tell(job_id, tenant, done)
+        return done
+
+    async def _tell(self, job_id: str, tenant: str, done: Plan | PutBack) -> None:
+        """For whoever looks on, and for the record."""
         would = "would be " if self._order is None else ""
         match done:
+            case PutBack():
+                what = f"{would}put back on {done.topic}, partition {done.partition}"
             case BeginRun():
                 what = f"run {done.run} {would}begun"
             case SendAgain():
@@ -205,9 +255,9 @@ class _Redriver:
             case _:
                 what = f"left alone: {done.reason}"
         if self._order is not None:
+            await asyncio.to_thread(self._order.begin)
             await asyncio.to_thread(self._order.note, job_id, tenant, done, what)
         result(f"{job_id}\t{tenant}\t{what}")
-        return done
 
     def _is_first(self, job: JobName) -> bool:
         if job in self._seen:
@@ -218,6 +268,16 @@ class _Redriver:
         return True
 
 
-def _exit_code(done: Plan) -> int:
+def _why_nobodys(letter: DeadLetter) -> str:
+    """Why no job can be named."""
+    if letter.is_foreign:
+        try:
+            came_from(letter.headers)
+        except BadHeaders as fault:
+            return str(fault)
+    return "no job of its own"
+
+
+def _exit_code(done: Plan | PutBack) -> int:
     is_hopeless = isinstance(done, NothingToDo) and done.why in ("final", "unknown", "unfit")
     return 1 if is_hopeless else 0

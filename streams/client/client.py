@@ -180,7 +180,7 @@ class Client:
             value = self._codec.encode(request)
         except (ValueError, UnencodableRecord) as fault:
             raise WrongRequest(str(fault)) from fault
-        await self._produce(REQUESTS, partition, request.job_id.encode(), value, headers)
+        await self.produce(REQUESTS, partition, request.job_id.encode(), value, headers)
 
     async def control_stage(
         self, name: str, state: Literal["paused", "running"], reason: str | None = None
@@ -192,7 +192,7 @@ class Client:
             raise WrongRequest(f"no stage {name!r}") from None
         control = StageControl(name, state, datetime.now(UTC), issuer(), reason)
         await self._partition_count(STAGE_CONTROL)
-        await self._produce(STAGE_CONTROL, 0, name.encode(), self._codec.encode(control), [])
+        await self.produce(STAGE_CONTROL, 0, name.encode(), self._codec.encode(control), [])
 
     async def cancel(self, job_id: str, run: int | None = None) -> int:
         """Wish that a run of a job ends as cancelled; the run, once the wish is acknowledged.
@@ -265,7 +265,7 @@ class Client:
                 plan = SendAgain(plan.tenant_id, job_id, plan.run, record)
         else:
             record = plan.record
-        await self._produce(
+        await self.produce(
             record.topic, record.partition, record.key, record.value, list(record.headers)
         )
         return plan
@@ -402,7 +402,7 @@ class Client:
     async def _control(self, wish: JobControl) -> None:
         key = f"{wish.job_id}/{wish.run}/{wish.kind}".encode()
         await self._partition_count(JOB_CONTROL)
-        await self._produce(JOB_CONTROL, 0, key, self._codec.encode(wish), [])
+        await self.produce(JOB_CONTROL, 0, key, self._codec.encode(wish), [])
 
     def _log(
         self, topics: Sequence[str], *, from_beginning: bool = True
@@ -414,7 +414,7 @@ class Client:
             self._counts.update(await self._connection.num_partitions([topic]))
         return self._counts[topic]
 
-    async def _produce(
+    async def produce(
         self,
         topic: str,
         partition: int,
@@ -422,6 +422,7 @@ class Client:
         value: bytes,
         headers: Sequence[tuple[str, bytes | None]],
     ) -> None:
+        """Put a record on the log exactly so; returns once it is acknowledged."""
         with self._connection.faults():
             producer = await self._started_producer()
             try:

@@ -317,11 +317,12 @@ def test_an_order_that_was_interrupted_says_by_what(
 def test_letters_are_read_to_the_end_that_was_there(bootstrap: str) -> None:
     """And one by one; topics without any end at once."""
     connection = Connection(bootstrap)
+    topics = [each.dead_letters for each in worker_stages()]
     bury(bootstrap, "decoder", *((b"%d" % number, []) for number in range(250)))
 
     async def read() -> list[DeadLetter]:
         found: list[DeadLetter] = []
-        async for letter in read_dead_letters(connection, worker_stages()):
+        async for letter in read_dead_letters(connection, topics):
             if not found:
                 await asyncio.to_thread(bury, bootstrap, "decoder", (b"late", []))
             found.append(letter)
@@ -329,7 +330,7 @@ def test_letters_are_read_to_the_end_that_was_there(bootstrap: str) -> None:
 
     found = asyncio.run(read())
     assert [letter.value for letter in found] == [b"%d" % number for number in range(250)]
-    one = asyncio.run(read_dead_letter(connection, stage("decoder"), PLACE, 250))
+    one = asyncio.run(read_dead_letter(connection, stage("decoder").dead_letters, PLACE, 250))
     assert one is not None
     assert (one.value, one.address) == (b"late", "decoder/2/250")
 

@@ -66,7 +66,7 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
         ("stage pause painter", "no stage 'painter'"),
         ("cancel job --run 0", "--run"),
         ("dlt show sampler/3", "want STAGE/PARTITION/OFFSET"),
-        ("dlt show painter/3/17", "want STAGE/PARTITION/OFFSET"),
+        ("dlt show painter!/3/17", "want STAGE/PARTITION/OFFSET"),
         ("dlt list --stage painter", "no stage 'painter' with dead letters"),
         ("dlt list --since yesterday", "--since 'yesterday': want 30s"),
         ("dlt redrive", "or --all"),
