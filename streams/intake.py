@@ -79,6 +79,7 @@ class Intake:
             None if delay_s is None else raw.timestamp_ms / 1000 + delay_s,
             _identity(record) if isinstance(record, GenerationRequest) else None,
             self._charge(task),
+            num_diverted=origin.num_diverted,
         )
         return Delivered(partition, raw.offset, work, verdict)
 

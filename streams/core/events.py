@@ -84,6 +84,7 @@ class Work:
     processes which died with the record inside the engine. `due_s`: not to be worked before.
     `identity`: copies of one job stand for each other only if theirs are equal; another request
     under the same job id is none of its copies. `charge`: who pays for it at this stage.
+    `num_diverted`: how often it stepped aside, because it held up what came after it: no failure.
     """
 
     job_id: str | None
@@ -96,6 +97,7 @@ class Work:
     due_s: float | None = None
     identity: Hashable = None
     charge: Charge = NOBODY
+    num_diverted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

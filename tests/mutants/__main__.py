@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from tests.mutants.planted import MUTANTS, Mutant
+from tests.mutants.mutant import Mutant
+from tests.mutants.planted import MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COPIED = ("schemas", "streams", "workers", "tests", "pyproject.toml")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.mutants.__main__ import ROOT
-from tests.mutants.planted import MUTANTS, Mutant
+from tests.mutants.mutant import Mutant
+from tests.mutants.planted import MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from streams.core.fair_queue import Fairness
 from streams.core.limits import StageLimits
+from streams.core.offset_map import BACK_PRESSURE_SPAN
 from streams.core.retry import RetryPolicy
 from streams.core.tiers import DEFAULT_WEIGHTS
 
@@ -152,6 +153,7 @@ def _limits(rng: random.Random) -> StageLimits:
         leave_after_s=rng.choice((3.0, 30.0)),
         ask_again_s=0.5,
         longest_run_s=100_000.0,
+        map_span=3 if window_low % 2 else BACK_PRESSURE_SPAN,
         commit_interval_s=rng.choice((0.2, 1.0)),
         drain_s=2.0,
     )
