@@ -96,11 +96,12 @@ class OurPartitions:
     def press_back(self, partition: TopicPartition) -> tuple[Partitions, Partitions]:
         """After a record finished: those to be paused and resumed because of the offset map."""
         tracker = self.trackers[partition]
-        if is_held_up(tracker.span, tracker.num_unfinished, self._map_span):
+        span = tracker.span
+        if is_held_up(span, tracker.num_unfinished, self._map_span):
             self.held_up.add(partition)
         elif self.held_up:
             self.held_up.discard(partition)
-        if tracker.span >= self._map_span:
+        if span >= self._map_span:
             return self.gate.close(partition, Why.OFFSET_MAP), ()
         return (), self.gate.open(partition, Why.OFFSET_MAP)
 
