@@ -12,6 +12,7 @@ from streams.blobs.base import OUR_FOLDERS
 from streams.claims import request_sha256
 from streams.core.events import Delivered, Fate, Fault, TopicPartition, Work
 from streams.core.fair_queue import NOBODY, Charge
+from streams.core.shares import Share
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
 from streams.letters import origin_of
@@ -34,16 +35,18 @@ class Intake:
         batch_key: Callable[[Task], Hashable],
         retry_delays_s: Collection[int] = (),
         charge: Callable[[Task], Charge] = lambda _: NOBODY,
+        share: Callable[[Task], Share | None] | None = None,
     ) -> None:
         """`retry_delays_s`: there is a retry topic for each. `charge` tells who pays, and how much.
 
-        Without it all records are one payer's, and cost nothing.
+        Without it all records are one payer's, and cost nothing. `share` tells what a request asks
+        of its tenant's quota.
         """
         self._delays_s = {retry_topic(stage.reads, each): each for each in retry_delays_s}
         self._record_type: type[Any] = stage.reads_record
         self._codec = codec
         self._batch_key = batch_key
-        self._charge = charge
+        self._charge, self._share = charge, share
 
     def __call__(self, raw: Task) -> Delivered:
         """The event of one record. `raw.record` is not looked at."""
@@ -79,6 +82,7 @@ class Intake:
             None if delay_s is None else raw.timestamp_ms / 1000 + delay_s,
             _identity(record) if isinstance(record, GenerationRequest) else None,
             self._charge(task),
+            None if verdict or self._share is None else self._share(task),
             num_diverted=origin.num_diverted,
         )
         return Delivered(partition, raw.offset, work, verdict)

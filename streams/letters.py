@@ -1,10 +1,11 @@
-"""Records that a stage writes about a record that it could not work: retry copies, dead letters.
+"""Records that a stage writes about one that it could not work: copies for later, dead letters.
 
 Both carry the original's key, bytes and headers untouched, in the same partition; what we add are
 headers with a prefix of their own, so that a copy of a copy is still the original:
 
     reel-retry-*   on `<topic>.retry.<delay>`: which try this is, its crashes, where it came from
     reel-dlt-*     on `<topic>.dlt`: why it is here, and the evidence
+    reel-parked-*  on `requests.deferred`: over which quota it is
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from schemas.records import GenerationRequest, JobEvent
-from streams.core.events import DeadLetter, Headers, Output, Retry
+from streams.core.events import DeadLetter, Headers, Output, Park, Retry
 from streams.core.offset_map import NO_CRASHES, Crashes
 from streams.engine import Task
-from streams.topology import Stage, retry_topic
+from streams.topology import REQUESTS_DEFERRED, Stage, retry_topic
 
 RETRY_PREFIX = "reel-retry-"
 DLT_PREFIX = "reel-dlt-"
+PARKED_PREFIX = "reel-parked-"
 MAX_MESSAGE_CHARS = 1000
 ORIGINAL_MEDIA_TYPE = "application/vnd.reelstream.original+json"
 
@@ -95,6 +97,13 @@ def retry_letter(stage: Stage, task: Task, command: Retry) -> Output:
     )
 
 
+def parked_letter(task: Task, command: Park) -> Output:
+    """The copy of a request that waits for room in its tenant's quota; `reel-parked-why` tells."""
+    added = _encoded(PARKED_PREFIX, {"why": command.over})
+    headers = (*_original(task), *added)
+    return Output(REQUESTS_DEFERRED, task.partition, task.key, task.value, headers)
+
+
 def dead_letter(
     stage: Stage, task: Task, command: DeadLetter, worker: str, versions: str
 ) -> Output:
@@ -159,6 +168,10 @@ class StageLetters:
         """The dead letter."""
         return dead_letter(self._stage, _task(command), command, self._worker, self._versions)
 
+    def parked(self, command: Park) -> Output:
+        """The copy that waits for room."""
+        return parked_letter(_task(command), command)
+
     def retried(self, command: Retry) -> Output:
         """The hint that a job is to be tried again."""
         task, work = _task(command), command.work
@@ -198,7 +211,7 @@ def _base64(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode()
 
 
-def _task(command: Retry | DeadLetter) -> Task:
+def _task(command: Retry | DeadLetter | Park) -> Task:
     assert isinstance(command.work.payload, Task)
     return command.work.payload
 
@@ -208,10 +221,14 @@ def _is_retried(task: Task) -> bool:
 
 
 def _original(task: Task) -> Headers:
-    """The headers as the record had them before it was ever retried."""
-    if not _is_retried(task):
+    """The headers as the record had them before it was ever retried or parked."""
+    if _is_retried(task):
+        ours: tuple[str, ...] = (RETRY_PREFIX, PARKED_PREFIX)
+    elif task.topic == REQUESTS_DEFERRED:
+        ours = (PARKED_PREFIX,)
+    else:
         return task.headers
-    return tuple(each for each in task.headers if not each[0].startswith(RETRY_PREFIX))
+    return tuple(each for each in task.headers if not each[0].startswith(ours))
 
 
 def _encoded(prefix: str, named: Mapping[str, str]) -> Headers:

@@ -24,6 +24,7 @@ from streams.core.events import (
     Event,
     Offload,
     Output,
+    Park,
     Pause,
     Probe,
     Produce,
@@ -34,6 +35,7 @@ from streams.core.events import (
     Ticket,
     TopicPartition,
 )
+from streams.core.shares import Follow
 from streams.core.stage import StageState
 from streams.engine import Engine
 
@@ -84,6 +86,9 @@ class Letters(Protocol):
     def dead(self, command: DeadLetter) -> Output:
         """The dead letter."""
 
+    def parked(self, command: Park) -> Output:
+        """The copy that waits for room."""
+
     def retried(self, command: Retry) -> Output:
         """The hint that a job is to be tried again."""
 
@@ -93,6 +98,19 @@ class Controls(Protocol):
 
     def poll(self, dispatch: Dispatch) -> None:
         """Hand on new wishes as events."""
+
+    def close(self) -> None:
+        """Stop reading."""
+
+
+class Feed(Protocol):
+    """What the log tells of runs, for who lets requests in (streams/kafka/ledger_feed.py)."""
+
+    def follow(self, command: Follow) -> None:
+        """Tell of these partitions from now on, old runs first, and no longer of those."""
+
+    def poll(self, dispatch: Dispatch) -> None:
+        """Hand on what there is as events."""
 
     def close(self) -> None:
         """Stop reading."""
@@ -131,8 +149,10 @@ class StageRunner:
         clock: Clock,
         watch: Watch,
         letters: Letters,
+        feed: Feed | None = None,
     ) -> None:
-        self.state = state
+        """`feed`: of the stage that lets requests in, where there are quotas."""
+        self.state, self.feed = state, feed
         self.source, self.sink, self.engine, self.controls = source, sink, engine, controls
         self.clock, self.watch, self.letters = clock, watch, letters
         self._must_drain = False
@@ -150,6 +170,8 @@ class StageRunner:
             self.engine.stop()
             self.sink.close()
             self.controls.close()
+            if self.feed is not None:
+                self.feed.close()
             self.source.close()
 
     def turn(self) -> None:
@@ -160,6 +182,8 @@ class StageRunner:
             self.dispatch(Drain())
         self.source.poll(self.state.poll_timeout_s(now_s), self.dispatch)
         self.controls.poll(self.dispatch)
+        if self.feed is not None:
+            self.feed.poll(self.dispatch)
         for completion in self.engine.completions():  # what the engine has finished since
             self.dispatch(completion)
         self.sink.poll(self.dispatch)
@@ -196,6 +220,11 @@ class StageRunner:
                 self.sink.announce(self.letters.retried(command))
             case DeadLetter(ticket):
                 self.sink.produce(ticket, (self.letters.dead(command),))
+            case Park(ticket):
+                self.sink.produce(ticket, (self.letters.parked(command),))
+            case Follow():
+                assert self.feed is not None, "or there were no quotas"
+                self.feed.follow(command)
             case Offload():
                 self.engine.offload(command)
             case End():

@@ -86,6 +86,29 @@ class Settings(BaseSettings):
         {},
         description="`tier=requests,...`: most of a tenant a minute. No limit if not named.",
     )
+    tenant_jobs: int = Field(
+        256,
+        ge=0,
+        description="Most jobs of a tenant in the pipeline, others are parked; 0: no limit.",
+    )
+    tier_jobs: Annotated[dict[str, float], NoDecode] = Field(
+        {},
+        description="`tier=jobs,...`: the same, for tenants of these tiers.",
+    )
+    tier_gpu_seconds: Annotated[dict[str, float], NoDecode] = Field(
+        {},
+        description="`tier=seconds,...`: most work of a tenant in the pipeline, estimated.",
+    )
+    tier_parked: Annotated[dict[str, float], NoDecode] = Field(
+        {},
+        description="`tier=requests,...`: most of a tenant that are parked; others are refused.",
+    )
+    deadline_margin: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Refuse what is predicted to take so many times what its deadline leaves.",
+    )
     ageing_ms: int = Field(
         300_000,
         ge=0,
@@ -207,7 +230,10 @@ class Settings(BaseSettings):
         """The object store's root; the folder under `home` if none is set."""
         return self.blobs or (self.home / "blobs").resolve().as_uri()
 
-    @field_validator("kafka_extra", "tenants", "tier_weights", "tier_rates", mode="before")
+    @field_validator(
+        "kafka_extra", "tenants", "tier_weights", "tier_rates", "tier_jobs", "tier_gpu_seconds",
+        "tier_parked", mode="before",
+    )  # fmt: skip
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -251,10 +277,7 @@ class Settings(BaseSettings):
             raise ValueError(f"weight of an unknown tier {', '.join(sorted(unknown))}")
         if not all(0 < each < math.inf for each in self.tier_weights.values()):
             raise ValueError("REEL_TIER_WEIGHTS must be numbers > 0")
-        if unknown := self.tier_rates.keys() - set(self.tiers):
-            raise ValueError(f"rate of an unknown tier {', '.join(sorted(unknown))}")
-        if not all(0 < each < math.inf for each in self.tier_rates.values()):
-            raise ValueError("REEL_TIER_RATES must be numbers > 0")
+        self._check_quotas()
         delays_s = self.retry_delays_s
         if delays_s[0] < 1 or list(delays_s) != sorted(set(delays_s)):
             raise ValueError("REEL_RETRY_DELAYS_S must ascend from 1 or more")
@@ -263,6 +286,19 @@ class Settings(BaseSettings):
         if self.look_ahead < self.window:
             raise ValueError("REEL_LOOK_AHEAD must be >= REEL_WINDOW")
         return self
+
+    def _check_quotas(self) -> None:
+        for name in ("tier_rates", "tier_jobs", "tier_gpu_seconds", "tier_parked"):
+            quotas = getattr(self, name)
+            # Deferrable jobs are no tier's; a rate counts them among the others.
+            known = {*self.tiers, *(() if name == "tier_rates" else (OFF_PEAK,))}
+            if unknown := quotas.keys() - known:
+                tiers = ", ".join(sorted(unknown))
+                raise ValueError(f"REEL_{name.upper()}: unknown tier {tiers}")
+            if not all(0 < each < math.inf for each in quotas.values()):
+                raise ValueError(f"REEL_{name.upper()} must be numbers > 0")
+        if self.tier_parked and not (self.tenant_jobs or self.tier_jobs or self.tier_gpu_seconds):
+            raise ValueError("REEL_TIER_PARKED without a quota: nothing would ever be parked")
 
 
 def read_settings(**overrides: Any) -> Settings:

@@ -47,6 +47,11 @@ class Stage:
         """The topic that takes what this stage can never work."""
         return dead_letter_topic(self.reads)
 
+    def also_reads(self, delays_s: Sequence[int]) -> tuple[str, ...]:
+        """What its group reads besides its topic: what was to be worked later."""
+        parked = (REQUESTS_DEFERRED,) if self.reads == REQUESTS else ()
+        return (*self.retries(delays_s), *parked)
+
     def retries(self, delays_s: Sequence[int]) -> tuple[str, ...]:
         """The delayed topics of this stage, in the order of the delays (REEL_RETRY_DELAYS_S).
 
@@ -70,6 +75,7 @@ STAGES = (
           "hears how every job ended"),
 )  # fmt: skip
 
+REQUESTS_DEFERRED = "requests.deferred"  # parked: over their tenants' quotas
 REQUESTS, VIDEOS_DONE, JOB_EVENTS = "requests", "videos.done", "jobs.events"
 JOB_CONTROL, STAGE_CONTROL = "jobs.control", "stages.control"
 
@@ -79,7 +85,7 @@ class Topic:
     """A topic as it must be on the broker. `num_partitions` None means the pipeline's N."""
 
     name: str
-    kind: Literal["stage", "retry", "dead letter", "event", "control", "state"]
+    kind: Literal["stage", "retry", "parked", "dead letter", "event", "control", "state"]
     num_partitions: int | None = None
     config: Mapping[str, str] = field(default_factory=dict)
 
@@ -129,7 +135,7 @@ def _topics(retention_ms: int, retry_delays_s: Sequence[int]) -> Iterator[Topic]
             for name in each.retries(retry_delays_s):
                 yield Topic(name, "retry", config=delayed)
             yield Topic(each.dead_letters, "dead letter", config=wide)
-    yield Topic("requests.deferred", "stage", config=small)
+    yield Topic(REQUESTS_DEFERRED, "parked", config=wide)
     yield Topic(JOB_EVENTS, "event", config=small)
     yield Topic(
         JOB_CONTROL, "control", 1,

@@ -48,6 +48,10 @@ class EchoWork:
         """All records go together."""
         return None
 
+    def job(self, task: Task) -> Job:
+        """As it is: an echo costs a step."""
+        return job_of(task.record, task.partition)
+
     def begin(self, task: Task) -> Task:
         """No request fence: the shape of the record is all that counts here."""
         return task

@@ -60,17 +60,15 @@ class FencedWork:
         now: Callable[[], datetime],
         place: Callable[[GenerationRequest], int] | None = None,
         measured: Measured = lambda _task, _seconds: None,
-        take: Callable[[Task], None] = lambda _task: None,
     ) -> None:
-        """`place` tells the partition that a request belongs to; for the prompt stage only. `take`
-        may refuse a sound record that no work has been done for yet (Rejected).
+        """`place` tells the partition that a request belongs to; for the prompt stage only.
 
         `measured` is told of each record that was worked, once its result stands, and what all of
         its work takes, in seconds; on I/O threads.
         """
         self.work, self.stage = work, stage
         self._store, self._fences, self._codec = store, Fences(store), codec
-        self._now, self._place, self._measured, self._take = now, place, measured, take
+        self._now, self._place, self._measured = now, place, measured
 
     def prepare(self, task: Task) -> Prepared | tuple[Output, ...]:
         """The inputs of the record, or what settles it without work.
@@ -95,7 +93,6 @@ class FencedWork:
                     return (self._next_output(task, record, found[1]),)
                 edition = found[0] + 1
             self.work.batch_key(task)  # what the intake knew as Rejected is raised here again
-            self._take(task)
             return Prepared(task, self.work.fetch(task), edition)
         except Rejected as error:
             return self._refuse(task, error)

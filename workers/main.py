@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -38,15 +38,15 @@ from streams.monitor.logs import configure_logs
 from streams.monitor.metrics import WorkerMetrics
 from streams.monitor.watch import WorkerWatch
 from streams.placement import home_partition, tier_of_request
-from streams.runner import StageRunner
+from streams.runner import Feed, StageRunner
 from streams.settings import Settings, read_settings
-from streams.topology import Stage, worker_stages
+from streams.topology import REQUESTS, Stage, worker_stages
 from workers.batch_engine import MicroBatchEngine
 from workers.engine import RowEngine
 from workers.fenced import FencedWork
 from workers.prompt.admit import AdmissionRules
-from workers.prompt.rates import RequestRates
-from workers.stage_work import StageWork, SteppedWork
+from workers.prompt.shares import LEDGER_TOPICS, RequestShares, quotas_of
+from workers.stage_work import AdmittingWork, StageWork, SteppedWork
 from workers.step_engine import StepEngine, StepSettings
 from workers.torch_device import DeviceSettings, device_kind
 
@@ -153,9 +153,8 @@ class Worker:
         work = self._build(self.stage, settings, self.store)
         shared = work, self.stage, self.store, self.codec, _now
         if self.stage.name == "prompt":
-            rates = RequestRates(settings, self.clock.now_s)
             place = partial(home_partition, settings=settings)
-            fenced = FencedWork(*shared, place, self._measured, rates)
+            fenced = FencedWork(*shared, place, self._measured)
         else:
             fenced = FencedWork(*shared, measured=self._measured)
         engine = self._engine(fenced)
@@ -232,17 +231,19 @@ class Worker:
         watch = WorkerWatch(
             self.metrics, health, controls, settings.join_timeout_ms / 1000, settings.tiers
         )
+        limits, shares, feed = self._limits_and_shares(fenced.work, client_id)
         runner = StageRunner(
-            StageState(_limits(settings, isinstance(fenced.work, SteppedWork))),
+            StageState(limits),
             KafkaSource(
                 consumer_config(settings, self.stage.group, client_id),
-                [self.stage.reads, *self.stage.retries(settings.retry_delays_s)],
+                [self.stage.reads, *self.stage.also_reads(settings.retry_delays_s)],
                 Intake(
                     self.stage,
                     self.codec,
                     fenced.work.batch_key,
                     settings.retry_delays_s,
                     self._open_costs().charge,
+                    shares,
                 ),
                 watch.stalled,
             ),
@@ -252,9 +253,32 @@ class Worker:
             self.clock,
             watch,
             StageLetters(self.stage, self.name, _versions(), fenced.announce),
+            feed,
         )
         self.stop.drain = runner.drain
         return runner
+
+    def _limits_and_shares(
+        self, work: StageWork, client_id: str
+    ) -> tuple[StageLimits, RequestShares | None, Feed | None]:
+        """Quotas are asked where requests are let in, and a ledger is read only where there are."""
+        settings = self.settings
+        limits, quotas = _limits(settings, isinstance(work, SteppedWork)), quotas_of(settings)
+        if self.stage.reads != REQUESTS or not quotas.is_any:
+            return limits, None, None
+        assert isinstance(work, AdmittingWork), "or it could not make jobs of requests"
+        from streams.kafka.config import tail_config
+        from streams.kafka.ledger_feed import KafkaLedgerFeed
+
+        shares = RequestShares(settings, self.codec, work.job)
+        feed = KafkaLedgerFeed(
+            tail_config(settings, f"{client_id}-ledger"),
+            LEDGER_TOPICS,
+            shares.seen,
+            settings.longest_run_s,
+            self.clock.now_s,
+        )
+        return replace(limits, quotas=quotas), shares, feed
 
 
 def _rules(settings: Settings) -> AdmissionRules:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from schemas.records import BlobRef, Record, StageTiming
+from schemas.records import BlobRef, Job, Record, StageTiming
 from streams.engine import Task
 
 Report = Callable[[int, int], None]
@@ -60,6 +60,18 @@ class BatchWork(StageWork, Protocol):
 
         On the engine thread, alone. Call `report(step, num_steps)` after each step: it may raise
         to abandon the batch.
+        """
+
+
+@runtime_checkable
+class AdmittingWork(StageWork, Protocol):
+    """Work that makes jobs of requests: quotas are asked before it (workers/prompt/shares.py)."""
+
+    def job(self, task: Task) -> Job:
+        """The job that a request would be. On the loop's thread: cheap, no I/O.
+
+        Raises:
+            Rejected: it would be none.
         """
 
 

@@ -43,7 +43,8 @@ class Copies:
             return [], True
         behind = self._behind.setdefault(job_id, [])
         needless = [copy for copy in behind if flight.outranks(copy)]
-        if self.is_outranked(flight):
+        is_parked_too = current.phase is Phase.PARKED and _are_twins(current, flight)
+        if is_parked_too or self.is_outranked(flight):
             needless.append(flight)
         behind.append(flight)
         if _can_stop(current, flight):
@@ -66,6 +67,10 @@ class Copies:
         if not behind:
             self._behind.pop(job_id, None)
         return following
+
+
+def _are_twins(one: Flight, other: Flight) -> bool:
+    return one.rank == other.rank and one.work.identity == other.work.identity
 
 
 def _can_stop(current: Flight, newer: Flight) -> bool:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from streams.core.fair_queue import NOBODY, Charge
 from streams.core.offset_map import NO_CRASHES, Crashes, OffsetMap
+from streams.core.shares import Follow, JobSeen, LedgerRead, Over, Share
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -83,7 +84,8 @@ class Work:
     Run, try and crashes are three counters (DESIGN 4): a redrive's, a retry's, and that of
     processes which died with the record inside the engine. `due_s`: not to be worked before.
     `identity`: copies of one job stand for each other only if theirs are equal; another request
-    under the same job id is none of its copies. `charge`: who pays for it at this stage.
+    under the same job id is none of its copies. `charge`: who pays for it at this stage. `share`:
+    what it asks of a quota; None where there is none to be asked.
     `num_diverted`: how often it stepped aside, because it held up what came after it: no failure.
     """
 
@@ -97,6 +99,7 @@ class Work:
     due_s: float | None = None
     identity: Hashable = None
     charge: Charge = NOBODY
+    share: Share | None = None
     num_diverted: int = 0
 
 
@@ -304,7 +307,7 @@ class Tick:
 Event = (
     Assigned | Revoked | Lost | Delivered | Emitted | Failed | Ended | NotEnded | Announced
     | Acknowledged | NotAcknowledged | Offloaded | Committed | HostSick | HostWell | Probed
-    | StagePaused | JobCancelled | JobDeadline | Drain | Tick
+    | StagePaused | JobCancelled | JobDeadline | JobSeen | LedgerRead | Drain | Tick
 )  # fmt: skip
 
 # ---- commands
@@ -376,6 +379,15 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Park:
+    """Producer: put the original on `requests.deferred`, over that quota, then acknowledge."""
+
+    ticket: Ticket
+    work: Work
+    over: Over
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """Engine: work the built-in good job, then answer `Probed`."""
 
@@ -413,6 +425,6 @@ class Resume:
 
 
 Command = (
-    Start | End | Drop | Probe | Offload | Produce | DeadLetter | Retry | Announce | Commit
-    | Pause | Resume
+    Start | End | Drop | Probe | Offload | Produce | DeadLetter | Retry | Park | Announce | Commit
+    | Pause | Resume | Follow
 )  # fmt: skip

@@ -14,14 +14,15 @@ from streams.core.events import (
     Headers,
     Offload,
     Output,
+    Park,
     Produce,
     Retry,
     Ticket,
     Work,
 )
 from streams.core.offset_map import NO_CRASHES, Crashes
+from streams.core.shares import Over, RunOfJob
 
-RunOfJob = tuple[str, int]
 Rank = tuple[int, int, int, int]
 """Copies of one job order by run, try, crashes and how often they stepped aside: a copy always
 outranks what it is a copy of."""
@@ -35,10 +36,12 @@ class Phase(Enum):
 
     BEHIND = auto()  # another copy of its job is at work
     DELAYED = auto()  # not due yet
+    PARKED = auto()  # its tenant has its quota in the pipeline
     WAITING = auto()  # for a batch
     ENTERING = auto()  # its start marker is being committed
     RUNNING = auto()
     JUDGED = auto()  # failed; a probe will tell whether it was the host
+    PARKING = auto()  # a copy goes to `requests.deferred`
     RETRYING = auto()  # a copy goes to a retry topic
     DEAD_LETTERING = auto()
     OFFLOADING = auto()  # the original goes to the object store first
@@ -47,7 +50,7 @@ class Phase(Enum):
 
 
 #: Phases of which nothing outside knows: such a record may be finished unworked, or handed back.
-NOT_BEGUN = frozenset({Phase.BEHIND, Phase.DELAYED, Phase.WAITING})
+NOT_BEGUN = frozenset({Phase.BEHIND, Phase.DELAYED, Phase.PARKED, Phase.WAITING})
 #: Phases in which a process that dies would take the record's crash count up.
 IN_ENGINE = frozenset({Phase.ENTERING, Phase.RUNNING})
 
@@ -66,6 +69,7 @@ class Flight:
     fault: Fault | None = None
     blob: Headers = ()
     retry: Retry | None = None
+    over: Over | None = None
     ending: Ending | None = None
     num_end_tries: int = 0
     rank: Rank = field(init=False)
@@ -89,6 +93,9 @@ class Flight:
         match self.phase:
             case Phase.PRODUCING:
                 return Produce(self.ticket, self.outputs)
+            case Phase.PARKING:
+                assert self.over is not None
+                return Park(self.ticket, self.work, self.over)
             case Phase.RETRYING:
                 assert self.retry is not None
                 return self.retry

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from streams.core import events as ev
+from streams.core.admission import Admission, LetIn, Park, Refuse
 from streams.core.batches import Batches
 from streams.core.copies import Copies
 from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition
@@ -18,6 +19,7 @@ from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes
 from streams.core.partitions import OurPartitions
 from streams.core.retry import is_suspect, sentence
+from streams.core.shares import Follow, JobSeen, Level, Payer, RunOfJob, Source
 from streams.core.wishes import Wishes
 
 CANCELLED = Ending("cancelled", "cancelled", "cancelled by request")
@@ -49,6 +51,12 @@ class Flights:
         self._due: list[tuple[float, Ticket]] = []  # heap of delayed flights
         self._num_delayed: Counter[TopicPartition] = Counter()
         self._again: list[tuple[float, Ticket]] = []  # heap of questions to ask once more
+        self.admission: Admission[Ticket] | None = None
+        if limits.quotas.is_any:
+            self.admission = Admission(limits.quotas)
+        self._parked_until: list[tuple[float, Ticket]] = []  # heap of deadlines
+        self._longest_run_s = limits.longest_run_s
+        self._make_way_s, self._next_way_s = limits.make_way_s, 0.0
 
     def get(self, ticket: Ticket, phase: Phase) -> Flight | None:
         """The flight of that ticket if it still is in that phase; None: the answer is stale."""
@@ -72,7 +80,7 @@ class Flights:
                 self.retry(flight, self._policy.longest_s, work.try_number, fault)
             case Fault() as fault:
                 self.dead_letter(flight, fault)
-            case _:
+            case _ if self._is_let_in(flight):
                 self.move(flight, Phase.WAITING)
                 if is_suspect(flight.crashes):
                     self.batches.add_suspect(flight.ticket)
@@ -81,6 +89,30 @@ class Flights:
                     self.batches.add(
                         work.batch_key, flight.ticket, work.charge, deadline_s, self.now_s
                     )
+
+    def _is_let_in(self, flight: Flight) -> bool:
+        """Whether it goes on now; if not, what becomes of it has begun."""
+        share, run_of_job = flight.work.share, flight.run_of_job
+        if self.admission is None or share is None:
+            return True
+        assert run_of_job is not None, "what asks for a share is a job's"
+        until_s = self._deadline_s(flight)
+        until_s = self.now_s + self._longest_run_s if until_s is None else until_s
+        match self.admission.decide(run_of_job, share, until_s, self.now_s):
+            case LetIn():
+                return True
+            case Refuse(reason_code, reason, retry_at_s):
+                self.end(flight, Ending("rejected", reason_code, reason, retry_at_s))
+            case Park(over):  # pragma: no branch - there is nothing else
+                flight.over = over
+                if share.source is Source.PARKED:
+                    self.move(flight, Phase.PARKED)
+                    self.admission.wait(share.payer, flight.ticket, until_s, over)
+                    heapq.heappush(self._parked_until, (until_s, flight.ticket))
+                else:
+                    self.move(flight, Phase.PARKING)
+                    self.ask(flight)
+        return False
 
     def ending_due(self, flight: Flight) -> Ending | None:
         """How the run ends because somebody, or time, has said so."""
@@ -133,6 +165,11 @@ class Flights:
     def dead_letter(self, flight: Flight, fault: Fault) -> None:
         """It can never be worked: keep the evidence."""
         self.leave_for(flight, Phase.DEAD_LETTERING)
+        share, run_of_job = flight.work.share, flight.run_of_job
+        if self.admission is not None and share is not None and not fault.ends_job:
+            assert run_of_job is not None, "what asks for a share is a job's"
+            ledger = self.admission.ledger  # no VideoDone will tell that the share is free
+            self._let_parked_in(ledger.release(share.payer.partition, run_of_job, self.now_s))
         flight.fault, flight.work = fault, replace(flight.work, crashes=flight.crashes)
         self.ask(flight)
 
@@ -233,9 +270,15 @@ class Flights:
     def move(self, flight: Flight, phase: Phase) -> None:
         """Every change of phase, and what leaving the one and entering the other means."""
         before, flight.phase = flight.phase, phase
+        if before is phase:
+            return
         self.num_active += (phase not in NOT_BEGUN) - (before not in NOT_BEGUN)
         if before in IN_ENGINE and phase not in IN_ENGINE:
             self.batches.leave(flight.batch)
+        if before is Phase.PARKED:
+            assert self.admission is not None, "or nothing were parked"
+            assert flight.work.share is not None, "or it were not parked"
+            self.admission.leave(flight.work.share.payer, flight.ticket)
         if before is Phase.DELAYED:
             partition = flight.ticket.partition
             self._num_delayed[partition] -= 1
@@ -258,3 +301,109 @@ class Flights:
         """Deliver these again; none is no command."""
         if partitions:
             self.commands.append(ev.Resume(partitions))
+
+    # ---- quotas
+
+    def follow(self) -> None:
+        """Keep the ledgers of the partitions that are ours; deliver nothing before they are read.
+
+        What was let in, and what of it has ended, was another's to know.
+        """
+        if self.admission is None:
+            return
+        ledger = self.admission.ledger
+        ours = {each.partition for each in self._ours.trackers}
+        new, gone = sorted(ours - ledger.numbers), sorted(ledger.numbers - ours)
+        for number in new:
+            ledger.open(number)
+        for number in gone:
+            ledger.forget(number)
+        if new or gone:
+            self.commands.append(Follow(tuple(new), tuple(gone)))
+        for partition in self._ours.trackers:
+            if not ledger.is_read(partition.partition):
+                self.pause(self._ours.gate.close(partition, Why.LEDGER_UNREAD))
+
+    def ledger_read(self, number: int) -> None:
+        """The ledger of a partition tells all that was on the log."""
+        assert self.admission is not None, "or nobody had asked"
+        self.admission.ledger.read(number)
+        for partition in self._ours.trackers:
+            if partition.partition == number:
+                self.resume(self._ours.gate.open(partition, Why.LEDGER_UNREAD))
+
+    def seen(self, event: JobSeen) -> None:
+        """The log tells of a run; perhaps somebody has room now."""
+        assert self.admission is not None, "or nobody had asked"
+        ledger, run_of_job = self.admission.ledger, event.run_of_job
+        if event.share is None:
+            freed = ledger.ended(event.partition, run_of_job, event.cost_s, self.now_s)
+            self._let_parked_in(freed)
+        else:
+            until_s = self.wishes.deadline_s(run_of_job, event.deadline_s)
+            assert until_s is not None, "it says when"
+            entry = run_of_job, event.share.payer, event.share.bulk, until_s, self.now_s
+            if event.level is Level.ADMITTED:
+                ledger.hold(*entry, is_logged=True)
+            else:
+                ledger.park(*entry)
+        if event.level is not Level.PARKED:
+            self._ask_parked(run_of_job)  # it need not wait: its fences know what to do
+
+    def deadline_moved(self, run_of_job: RunOfJob, deadline_s: float) -> None:
+        """It may hold its share, or wait for one, as long as that."""
+        if self.admission is None:
+            return
+        self.admission.ledger.extend(run_of_job, deadline_s)
+        flight = self.copies.at_work(run_of_job[0])
+        if flight is not None and flight.phase is Phase.PARKED:
+            heapq.heappush(self._parked_until, (deadline_s, flight.ticket))
+
+    def tend_parked(self) -> None:
+        """Time has passed: shares are free, parked requests have had their deadline."""
+        if self.admission is None:
+            return
+        for payer in self.admission.ledger.expire(self.now_s):
+            self._let_parked_in(payer)
+        while self._parked_until and self._parked_until[0][0] <= self.now_s:
+            _, ticket = heapq.heappop(self._parked_until)
+            if flight := self.get(ticket, Phase.PARKED):
+                self._ask(flight)
+        if self.now_s >= self._next_way_s:
+            self._next_way_s = self.now_s + self._make_way_s
+            self._make_way()
+
+    def _ask_parked(self, run_of_job: RunOfJob) -> None:
+        flight = self.copies.at_work(run_of_job[0])
+        if flight is not None and flight.phase is Phase.PARKED:
+            self._ask(flight)
+
+    def _ask(self, flight: Flight) -> None:
+        self.move(flight, Phase.BEHIND)
+        self.admit(flight)
+
+    def _let_parked_in(self, payer: Payer | None) -> None:
+        assert self.admission is not None, "or nobody held a share"
+        while payer is not None and (ticket := self.admission.first(payer)) is not None:
+            flight = self.by_ticket[ticket]
+            self._ask(flight)
+            if flight.phase is Phase.PARKED:
+                return
+
+    def _make_way(self) -> None:
+        """Where parked requests hide those of somebody who has room: put some at the log's end."""
+        assert self.admission is not None, "or nothing were parked"
+        gate = self._ours.gate
+        for partition in self._ours.trackers:
+            if not gate.is_closed(partition, Why.WINDOW):
+                continue
+            parked = [
+                flight
+                for flight in self.by_ticket.values()
+                if flight.phase is Phase.PARKED and flight.ticket.partition == partition
+            ]
+            if parked and self.admission.hides_anyone(partition.partition):
+                parked.sort(key=lambda flight: flight.ticket.offset)
+                for flight in parked[: (len(parked) + 1) // 2]:
+                    self.move(flight, Phase.PARKING)
+                    self.ask(flight)

@@ -15,6 +15,7 @@ class Why(Enum):
     WINDOW = auto()  # it holds as many as it may
     NOT_DUE = auto()  # its next record is to be worked later
     OFFSET_MAP = auto()  # its offset map is nearly full
+    LEDGER_UNREAD = auto()  # who has what in the pipeline is not known yet
     STAGE_PAUSED = auto()  # an operator said so
     HOLDING = auto()  # the host, or what it needs, is sick
     DRAINING = auto()  # for good
@@ -39,6 +40,10 @@ class Gate(Generic[K]):
     def is_closed_by(self, why: Why) -> bool:
         """Whether every partition is closed for that reason."""
         return why in self._all
+
+    def is_closed(self, key: K, why: Why) -> bool:
+        """Whether that one is closed for that reason of its own."""
+        return why in self._closed.get(key, ())
 
     def add(self, keys: Iterable[K]) -> tuple[K, ...]:
         """New partitions, open unless all are closed; those that must be closed at once."""

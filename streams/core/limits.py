@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from streams.core.admission import Quotas
 from streams.core.fair_queue import Fairness
 from streams.core.offset_map import BACK_PRESSURE_SPAN
 from streams.core.retry import RetryPolicy
@@ -18,6 +19,8 @@ class StageLimits:
     window_per_tenant: int = 16  # that count; what is beyond is looked past
     look_ahead: int = 256  # the most that a partition ever holds
     fairness: Fairness = field(default_factory=Fairness)
+    quotas: Quotas = field(default_factory=Quotas)  # of the stage that lets requests in
+    make_way_s: float = 5.0  # between two looks whether parked requests hide others
     batch_max: int = 4
     batch_age_s: float = 0.2
     max_batches: int = 2  # one computing, one fetching its inputs

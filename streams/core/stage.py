@@ -12,6 +12,9 @@ The life of a record, from `Delivered` to a finished offset::
                                          +-- dead-lettering -> ending -> producing -> finished
     cancelled, expired, rejected: ---------------------------^
 
+A request over its tenant's quota is put on `requests.deferred`, and finished; delivered from there
+it is parked until there is room.
+
 What the group may commit is the lowest unfinished offset of each partition, and beside it what is
 finished beyond and what was inside the engine: at most once in `commit_interval_s`, and before a
 batch starts; one asynchronous commit at a time. Before a partition goes away, at once.
@@ -35,6 +38,7 @@ from streams.core.limits import StageLimits
 from streams.core.offset_map import NO_CRASHES
 from streams.core.partitions import OurPartitions
 from streams.core.retry import if_it_crashes_now
+from streams.core.shares import JobSeen, LedgerRead
 
 _MARK_AGAIN_S = 0.2
 _FORGET_WISHES_EVERY_S = 60.0
@@ -91,6 +95,23 @@ class StageState:
         """Records that wait for a batch."""
         return self._here.batches.num_waiting
 
+    @property
+    def has_quotas(self) -> bool:
+        """Whether requests are let in by quotas."""
+        return self._here.admission is not None
+
+    @property
+    def num_unread_ledgers(self) -> int:
+        """Partitions that deliver nothing before who has what in the pipeline is known."""
+        admission = self._here.admission
+        return 0 if admission is None else admission.ledger.num_unread
+
+    @property
+    def num_parked(self) -> dict[str, int]:
+        """Requests here that wait for room in their tenants' quotas, by tier."""
+        admission = self._here.admission
+        return {} if admission is None else admission.num_parked()
+
     def poll_timeout_s(self, now_s: float) -> float:
         """How long the loop may wait for records without being late for anything else."""
         if self._marking or self._entering:
@@ -142,6 +163,7 @@ class StageState:
                     self._here.ask(flight)
             case ev.Assigned(partitions):
                 self._here.pause(self.ours.assign(partitions.items()))
+                self._here.follow()
             case ev.Revoked(partitions):
                 self._hand_back(partitions)
                 self._forget(partitions)
@@ -168,6 +190,11 @@ class StageState:
                 self._here.cancel(self._here.copies.at_work(job_id), run)
             case ev.JobDeadline(job_id, run, deadline_s, issued_s):
                 self._here.wishes.set_deadline((job_id, run), deadline_s, issued_s)
+                self._here.deadline_moved((job_id, run), deadline_s)
+            case JobSeen():
+                self._here.seen(event)
+            case LedgerRead(partition):
+                self._here.ledger_read(partition)
             case ev.StagePaused(is_paused):
                 self._close_or_open(Why.STAGE_PAUSED, is_paused)
             case ev.Drain():  # pragma: no branch - there is no other event
@@ -204,6 +231,7 @@ class StageState:
         for flight in following:
             if flight is not None and flight.ticket in self.flights:
                 self._here.admit(flight)
+        self._here.follow()
 
     # ---- a record comes
 
@@ -253,7 +281,7 @@ class StageState:
     def _on_acknowledged(self, ticket: Ticket) -> None:
         flight = self.flights.get(ticket)
         match flight:
-            case Flight(phase=Phase.PRODUCING):
+            case Flight(phase=Phase.PRODUCING | Phase.PARKING):
                 self._here.finish(flight)
             case Flight(phase=Phase.RETRYING):
                 self._here.finish_retried(flight)
@@ -270,12 +298,14 @@ class StageState:
         match flight:
             case Flight(phase=Phase.PRODUCING, fault=None) if event.is_permanent:
                 self._here.dead_letter(flight, too_large)
-            case Flight(phase=Phase.RETRYING) if event.is_permanent:
+            case Flight(phase=Phase.RETRYING | Phase.PARKING) if event.is_permanent:
                 self._here.dead_letter(flight, too_large)
             case Flight(phase=Phase.DEAD_LETTERING, blob=()) if event.is_permanent:
                 self._here.move(flight, Phase.OFFLOADING)
                 self._here.ask(flight)
-            case Flight(phase=Phase.PRODUCING | Phase.RETRYING | Phase.DEAD_LETTERING):
+            case Flight(
+                phase=Phase.PRODUCING | Phase.PARKING | Phase.RETRYING | Phase.DEAD_LETTERING
+            ):
                 self._here.ask_later(flight)
 
     # ---- batches
@@ -340,6 +370,7 @@ class StageState:
             self._on_draining()
             return
         self._here.admit_due()
+        self._here.tend_parked()
         if self._may_start:
             self._here.divert_heads()
         if self.host.breaker.must_probe(self._here.now_s):

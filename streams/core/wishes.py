@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.core.flight import RunOfJob
+from streams.core.shares import RunOfJob
 
 
 class Wishes:

@@ -176,7 +176,7 @@ def require_topics(settings: Settings, stage: Stage) -> None:
         SettingsError: a topic that the stage reads or writes is missing, or has another count.
         SickHost: the brokers do not answer.
     """
-    retries = stage.retries(settings.retry_delays_s)
+    retries = stage.also_reads(settings.retry_delays_s)
     names = {stage.reads, *retries, stage.dead_letters, stage.writes, topology.VIDEOS_DONE}
     counts = Cluster(settings).partition_counts()
     for topic in wanted_topics(settings):
@@ -311,7 +311,7 @@ def partitions_of(stage: Stage, settings: Settings) -> list[TopicPartition]:
         SettingsError: a topic is missing.
     """
     counts = Cluster(settings).partition_counts()
-    topics = (stage.reads, *stage.retries(settings.retry_delays_s))
+    topics = (stage.reads, *stage.also_reads(settings.retry_delays_s))
     if missing := [topic for topic in topics if topic not in counts]:
         raise SettingsError(f"topic {missing[0]} is missing: run `reel topics apply`")
     return [TopicPartition(topic, number) for topic in topics for number in range(counts[topic])]

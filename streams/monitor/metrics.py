@@ -68,6 +68,14 @@ METRICS = (
     Metric("reel_tier_wait_seconds", "histogram", "From a record's append, or due time, to its"
            " start.", ("tier",),
            buckets=(0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600, 10800)),
+    Metric("reel_parked_records", "gauge", "Requests here that wait for room in their tenants'"
+           " quotas.", ("tier",)),
+    Metric("reel_requests_parked_total", "counter", "Requests put on `requests.deferred`, by the"
+           " quota that was used up; those that made way for others again.", ("over",)),
+    Metric("reel_requests_refused_total", "counter", "Requests refused for the load, not for what"
+           " they are.", ("reason_code",)),
+    Metric("reel_ledger_unread_partitions", "gauge", "Partitions that let nobody in yet: who has"
+           " what in the pipeline is still being read."),
     Metric("reel_cost_ratio", "histogram", "What a job took, by what was expected.",
            buckets=(0.1, 0.25, 0.5, 0.7, 0.9, 1.1, 1.4, 2, 4, 10)),
     Metric("reel_compiled_graphs", "gauge", "Graphs that REEL_COMPILE has compiled so far."),
@@ -115,6 +123,10 @@ class WorkerMetrics:
             for name in ("partitions", "waiting_records", "waiting_gpu_seconds")
         )
         self._tier_wait = histogram("reel_tier_wait_seconds")
+        self._parked = gauge("reel_parked_records")
+        self._requests_parked = _Counts(counter("reel_requests_parked_total"), stage)
+        self._requests_refused = _Counts(counter("reel_requests_refused_total"), stage)
+        self._ledger_unread = gauge("reel_ledger_unread_partitions").labels(stage)
         self._cost_ratio = histogram("reel_cost_ratio").labels(stage)
         self._compiled = gauge("reel_compiled_graphs").labels(stage)
         self._in_flight = gauge("reel_in_flight_records").labels(stage)
@@ -202,6 +214,20 @@ class WorkerMetrics:
     def waited(self, tier: str, seconds: float) -> None:
         """A record of that tier began after so long."""
         self._tier_wait.labels(self._stage, tier).observe(seconds)
+
+    def admission(self, num_parked: Mapping[str, int], num_unread: int) -> None:
+        """What waits for room here, by tier, and how many ledgers are not read yet."""
+        for tier, number in num_parked.items():
+            self._parked.labels(self._stage, tier).set(number)
+        self._ledger_unread.set(num_unread)
+
+    def parked(self, over: str) -> None:
+        """A request was put off, over that quota."""
+        self._requests_parked.count(over)
+
+    def refused(self, reason_code: str) -> None:
+        """A request was refused for the load that there is."""
+        self._requests_refused.count(reason_code)
 
     def cost_ratio(self, ratio: float) -> None:
         """A job took so many times what was expected."""

@@ -15,11 +15,14 @@ from streams.core.events import (
     DeadLetter,
     Delivered,
     Drain,
+    End,
+    Ending,
     Event,
     HostSick,
     HostWell,
     Lost,
     Offload,
+    Park,
     Probe,
     Probed,
     Produce,
@@ -87,6 +90,8 @@ class WorkerWatch:
         for partition, tracker in state.ours.trackers.items():
             self._metrics.commit_lag(partition, tracker.next_offset - tracker.commit_offset)
         self._watch_tiers(state)
+        tiers = dict.fromkeys((*self._tiers, OFF_PEAK) if state.has_quotas else (), 0)
+        self._metrics.admission(tiers | state.num_parked, state.num_unread_ledgers)
         self._watch_joining(now_s)
 
     def _watch_tiers(self, state: StageState) -> None:
@@ -180,6 +185,10 @@ class WorkerWatch:
                 self._metrics.retries(fault.reason_code)
                 extra = _about(ticket, work) | {"reason_code": fault.reason_code}
                 log.warning("again later", extra=extra | {"delay_s": delay_s})
+            case Park(_, _, over):
+                self._metrics.parked(over)
+            case End(_, _, Ending(status="rejected", reason_code=reason_code)):
+                self._metrics.refused(reason_code)
             case Offload(ticket, work):
                 log.warning("dead letter too large for its topic", extra=_about(ticket, work))
             case Probe():

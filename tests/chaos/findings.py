@@ -107,7 +107,7 @@ def records_behind(settings: Settings) -> dict[str, int]:
     """Of each partition that a stage reads, how many records are not committed."""
     behind: dict[str, int] = {}
     for stage in worker_stages():
-        topics = (stage.reads, *stage.retries(settings.retry_delays_s))
+        topics = (stage.reads, *stage.also_reads(settings.retry_delays_s))
         partitions = [
             TopicPartition(topic, number)
             for topic in topics

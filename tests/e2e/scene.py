@@ -43,7 +43,7 @@ class Scene:
         self.dead: dict[str, list[dict[str, str]]] = {}  # dead letters' findings, by job
         self.reached: dict[str, set[str]] = defaultdict(set)  # jobs, by topic
 
-    def submit(self, job_ids: Sequence[str]) -> None:
+    def submit(self, job_ids: Sequence[str], tenant_id: str = "acme") -> None:
         """Put requests on the log."""
 
         async def run() -> None:
@@ -52,7 +52,7 @@ class Scene:
                 for job_id in job_ids:
                     await client.send(
                         GenerationRequest(
-                            job_id, "acme", "a ball", datetime.now(UTC), deadline=deadline
+                            job_id, tenant_id, "a ball", datetime.now(UTC), deadline=deadline
                         )
                     )
 
@@ -60,7 +60,7 @@ class Scene:
 
     def wait(self, is_so: Callable[[], bool]) -> None:
         """Keep the stack running until that is so."""
-        self._watch(is_so, self.stack.step)
+        self.watch(is_so, self.stack.step)
 
     def submit_without_sampler(self, job_ids: Sequence[str]) -> None:
         """Kill the sampler; when it starts again, all of these wait for it."""
@@ -70,9 +70,10 @@ class Scene:
 
     def wait_for_arrival(self, topic: str, job_ids: Sequence[str]) -> None:
         """Until these jobs are on that topic; what died stays dead meanwhile."""
-        self._watch(lambda: self.reached[topic] >= set(job_ids), lambda: None)
+        self.watch(lambda: self.reached[topic] >= set(job_ids), lambda: None)
 
-    def _watch(self, is_so: Callable[[], bool], step: Callable[[], None]) -> None:
+    def watch(self, is_so: Callable[[], bool], step: Callable[[], None]) -> None:
+        """Read until that is so, doing `step` between."""
         give_up_s = time.monotonic() + GIVE_UP_S
         while not is_so():
             assert time.monotonic() < give_up_s, (self.said, self.done, self.dead)
@@ -109,8 +110,11 @@ class Scene:
 
 
 @contextmanager
-def open_scene(folder: Path, kafka_home: Path) -> Iterator[Scene]:
-    """Apache Kafka with KIP-848 groups, SeaweedFS, four echo workers; short delays."""
+def open_scene(folder: Path, kafka_home: Path, **changes: Any) -> Iterator[Scene]:
+    """Apache Kafka with KIP-848 groups, SeaweedFS, four echo workers; short delays.
+
+    `changes` are settings.
+    """
     said: list[str] = []
     with (
         ApacheKafka(folder / "kafka", home=kafka_home) as broker,
@@ -130,7 +134,7 @@ def open_scene(folder: Path, kafka_home: Path) -> Iterator[Scene]:
             s3_secret_key=store.secret_key,
             store_connect_ms=1_000,
             store_read_ms=2_000,
-        )
+        ).model_copy(update=changes)
         plan = StackPlan(
             settings, cache=folder, broker=None, worker_argv=(sys.executable, "-m", "tests.echo")
         )

@@ -1,9 +1,19 @@
-"""The bugs."""
+"""The bugs. Each is a small change of one file; `old` must stand there exactly once."""
 
 from __future__ import annotations
 
-from tests.mutants.mutant import Mutant
-from tests.mutants.redrives import REDRIVES
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A bug, in words and as text to be replaced. `tests` catch it; by default the simulation."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = ()
+
 
 _OFFSETS, _MAP = "streams/core/offsets.py", "streams/core/offset_map.py"
 _OURS, _STAGE = "streams/core/partitions.py", "streams/core/stage.py"
@@ -285,7 +295,18 @@ MUTANTS = (
         "(current := self._at_work.get(job_id)) is None:\n",
         "(current := self._at_work.get(job_id)) is None or current.rank == flight.rank:\n",
     ),
-    *REDRIVES,
+    Mutant(
+        "redrives without claiming",
+        "streams/redrive.py",
+        "    body = fences.claim_run(plan.tenant_id, plan.job_id, plan.run, body)\n",
+        "",
+    ),
+    Mutant(
+        "redrives what was completed or cancelled",
+        "streams/redrive.py",
+        '_FINAL = ("completed", "cancelled", "rejected")\n',
+        "_FINAL = ()\n",
+    ),
     Mutant(
         "takes another's request for the same",
         "streams/claims.py",

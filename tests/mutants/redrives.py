@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from tests.mutants.mutant import Mutant
+from tests.mutants.planted import Mutant
 
 FLIGHTS = "streams/core/flights.py"
 
-REDRIVES = (
-    Mutant(
-        "redrives without claiming",
-        "streams/redrive.py",
-        "    body = fences.claim_run(plan.tenant_id, plan.job_id, plan.run, body)\n",
-        "",
-    ),
+MUTANTS = (
     Mutant(
         "lets a head step aside without a copy",
         FLIGHTS,
@@ -47,11 +41,5 @@ REDRIVES = (
         'int.from_bytes(value, "big", signed=True)',
         'int.from_bytes(value, "little", signed=True)',
         ("tests/unit/test_foreign_letters.py",),
-    ),
-    Mutant(
-        "redrives what was completed or cancelled",
-        "streams/redrive.py",
-        '_FINAL = ("completed", "cancelled", "rejected")\n',
-        "_FINAL = ()\n",
     ),
 )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants.__main__ import ROOT
-from tests.mutants.mutant import Mutant
-from tests.mutants.planted import MUTANTS
+from tests.mutants.__main__ import MUTANTS, ROOT
+from tests.mutants.planted import Mutant
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -50,9 +50,9 @@ from streams.core.events import (
     TopicPartition,
     Work,
 )
-from streams.core.flight import RunOfJob
 from streams.core.limits import StageLimits
 from streams.core.offset_map import decode_offset_map
+from streams.core.shares import RunOfJob
 from streams.core.stage import StageState
 from tests.builders import a_fault, an_output
 from tests.properties.stage_log import LIMITS, Assignment, Log

@@ -53,8 +53,12 @@ class CopiesMachine(RuleBasedStateMachine):
             self.go(each)
 
     def is_needless(self, copy: Flight, newest: Flight) -> bool:
-        """A higher one is here and nobody waits for an answer about it."""
+        """A higher one is here and nobody waits for an answer about it, or its twin is parked."""
         assert copy.work.job_id
+        current = self.at_work[copy.work.job_id]
+        is_alike = (copy.rank, copy.work.identity) == (current.rank, current.work.identity)
+        if copy is newest and copy is not current and is_alike and current.phase is Phase.PARKED:
+            return True
         if not any(outranks(other, copy) for other in self.of(copy.work.job_id)):
             return False
         if copy is not self.at_work[copy.work.job_id]:

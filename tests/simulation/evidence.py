@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import VideoDone
 from streams import topology
-from streams.core.events import Command, DeadLetter, Retry, TopicPartition
+from streams.core.events import Command, DeadLetter, Park, Retry, TopicPartition
 from streams.core.offset_map import Crashes
 from streams.engine import Task
 from streams.intake import ID
@@ -65,6 +65,7 @@ class Evidence:
                 topic = topology.retry_topic(stage.reads, delay_s)
                 self._stage_of[topic] = stage
                 self._delay_s[topic] = delay_s
+        self._stage_of[topology.REQUESTS_DEFERRED] = topology.stage("prompt")
         self._dead_topics = {each.dead_letters: each for each in topology.worker_stages()}
         self.known: dict[TopicPartition, dict[int, Known]] = defaultdict(dict)
         self.done: dict[RunOfJob, VideoDone] = {}
@@ -74,6 +75,7 @@ class Evidence:
         self._ranks: dict[tuple[str, str], Rank] = {}
         self._at_home: set[RunOfJob] = set()
         self._copied: set[tuple[TopicPartition, int]] = set()
+        self.parked: set[tuple[TopicPartition, int]] = set()
         self._buried: dict[tuple[TopicPartition, int], bool] = {}
         self._unending: set[tuple[TopicPartition, int]] = set()
         self._settled: set[tuple[TopicPartition, int]] = set()
@@ -90,6 +92,9 @@ class Evidence:
         elif at.topic in self._dead_topics:
             self._dead_letter(at, entry)
         match cause:
+            case Park(ticket):
+                self.parked.add((ticket.partition, ticket.offset))
+                self._copied.add((ticket.partition, ticket.offset))
             case Retry(ticket):
                 self._copied.add((ticket.partition, ticket.offset))
             case DeadLetter(ticket, work, fault):
@@ -150,12 +155,14 @@ class Evidence:
         place = at, offset
         if place in self._settled:
             return True
-        if self._is_settled(at, offset):
+        record = self.known[at].get(offset)
+        is_request = record is not None and self._stage_of[at.topic].name == "prompt"
+        if self._is_proven(at, offset) or (is_request and self._is_parked_too(place)):
             self._settled.add(place)
             return True
         return False
 
-    def _is_settled(self, at: TopicPartition, offset: int) -> bool:
+    def _is_proven(self, at: TopicPartition, offset: int) -> bool:
         place, record = (at, offset), self.known[at].get(offset)
         if record is None or place in self._copied or self._buried.get(place, False):
             return True  # a gap, a copy, or a dead letter that is all there is to it
@@ -173,4 +180,16 @@ class Evidence:
             stage == "prompt"
             and at.partition != home(record.job_id)
             and (run_of_job in self._at_home)
+        )
+
+    def _is_parked_too(self, place: tuple[TopicPartition, int]) -> bool:
+        """Whether the same request lies parked elsewhere, and nobody is done with it there."""
+        record = self.known[place[0]][place[1]]
+        at = TopicPartition(topology.REQUESTS_DEFERRED, place[0].partition)
+        return any(
+            (other.value, other.rank) == (record.value, record.rank)
+            and (at, offset) != place
+            and (at, offset) not in self._settled
+            and not self._is_proven(at, offset)
+            for offset, other in self.known[at].items()
         )

@@ -15,6 +15,8 @@ from itertools import islice, pairwise
 from math import isfinite
 from typing import NamedTuple
 
+from streams.core.admission import Admission, LetIn, Park, Quotas
+from streams.core.cost import Shape
 from streams.core.events import (
     Acknowledged,
     Assigned,
@@ -36,10 +38,12 @@ from streams.core.events import (
 from streams.core.fair_queue import NOBODY, Charge, Fairness
 from streams.core.limits import StageLimits
 from streams.core.offset_map import OffsetMap
+from streams.core.shares import Bulk, Payer, Share, Source
 from streams.core.stage import StageState
 from streams.core.tiers import DEFAULT_WEIGHTS, partition_of_job
 
 TOPIC = "prompts.cleaned"
+_SHAPE = Shape(17, 64, 64)
 
 
 class Arrival(NamedTuple):
@@ -71,6 +75,7 @@ class Cluster:
     per_tenant: int = 16
     look_ahead: int = 256
     weights: Mapping[str, float] = field(default_factory=lambda: DEFAULT_WEIGHTS)
+    quotas: Quotas = field(default_factory=Quotas)
 
     def limits(self) -> StageLimits:
         """Of each worker: a job at a time, started as it comes."""
@@ -128,6 +133,72 @@ def limited(stream: Iterable[Arrival], most: int) -> Iterable[Arrival]:
 
 
 @dataclass(slots=True)
+class _Front:
+    """The prompt stage before some partitions: it lets jobs in by quotas, and takes no time."""
+
+    coming: dict[TopicPartition, Sequence[Arrival]]
+    logs: dict[TopicPartition, list[Arrival]]
+    admission: Admission[Arrival]
+    positions: dict[TopicPartition, int]
+
+    def turn(self, now_s: float) -> None:
+        """What has come by now is let in, or waits."""
+        for partition, coming in self.coming.items():
+            position = self.positions[partition]
+            while position < len(coming) and coming[position].at_s <= now_s:
+                self._ask(partition, coming[position], Source.NEW, now_s)
+                position += 1
+            self.positions[partition] = position
+
+    def _ask(self, at: TopicPartition, job: Arrival, source: Source, now_s: float) -> bool:
+        share = Share(self._payer(at, job), Bulk("", _SHAPE, job.cost_s), source)
+        match self.admission.decide((job.job_id, 1), share, float("inf"), now_s):
+            case LetIn():
+                self.logs[at].append(job)
+                return True
+            case Park(over):
+                self.admission.wait(share.payer, job, float("inf"), over)
+        return False
+
+    def ended(self, at: TopicPartition, job: Arrival, now_s: float) -> None:
+        """Its share is free."""
+        payer = self._payer(at, job)
+        self.admission.ledger.ended(at.partition, (job.job_id, 1), job.cost_s, now_s)
+        while (first := self.admission.first(payer)) is not None:
+            self.admission.leave(payer, first)
+            if not self._ask(at, first, Source.PARKED, now_s):
+                return
+
+    def next_s(self) -> float:
+        """When the next job comes."""
+        return min(
+            (
+                coming[self.positions[at]].at_s
+                for at, coming in self.coming.items()
+                if self.positions[at] < len(coming)
+            ),
+            default=1e18,
+        )
+
+    @staticmethod
+    def _payer(at: TopicPartition, job: Arrival) -> Payer:
+        return Payer(at.partition, job.tier, job.tenant_id)
+
+
+def _front_of(
+    partitions: Iterable[TopicPartition], logs: Sequence[list[Arrival]], quotas: Quotas
+) -> _Front:
+    coming: dict[TopicPartition, Sequence[Arrival]] = {
+        each: logs[each.partition] for each in partitions
+    }
+    admission: Admission[Arrival] = Admission(quotas)
+    for each in coming:
+        admission.ledger.open(each.partition)
+        admission.ledger.read(each.partition)
+    return _Front(coming, {each: [] for each in coming}, admission, dict.fromkeys(coming, 0))
+
+
+@dataclass(slots=True)
 class _Worker:
     """One worker: its partitions' logs, the real state, and a device that does a job at a time."""
 
@@ -136,6 +207,7 @@ class _Worker:
     is_fair: bool
     logs: dict[TopicPartition, list[Arrival]]
     positions: dict[TopicPartition, int]
+    front: _Front | None
     paused: set[TopicPartition] = field(default_factory=set)
     began: list[Served] = field(default_factory=list)
     running: list[tuple[float, Ticket]] = field(default_factory=list)  # heap: until, what
@@ -184,13 +256,20 @@ class _Worker:
             for partition, log in self.logs.items()
             if partition not in self.paused and self.positions[partition] < len(log)
         )
-        return min(self.running[0][0] if self.running else float("inf"), min(coming, default=1e18))
+        next_s = 1e18 if self.front is None else self.front.next_s()
+        running_s = self.running[0][0] if self.running else 1e18
+        return min(running_s, next_s, min(coming, default=1e18))
 
     def turn(self, now_s: float) -> None:
         """Time has come for it."""
         while self.running and self.running[0][0] <= now_s:
             _, ticket = heapq.heappop(self.running)
+            if self.front is not None:
+                job = self.logs[ticket.partition][ticket.offset]
+                self.front.ended(ticket.partition, job, now_s)
             self.handle(Emitted(ticket, ()), now_s)
+        if self.front is not None:
+            self.front.turn(now_s)
         self.poll(now_s)
 
 
@@ -203,12 +282,16 @@ def simulate(cluster: Cluster, arrivals: Sequence[Arrival], until_s: float) -> l
     served: list[Served] = []
     for number, held in enumerate(range_assignment(cluster.num_partitions, cluster.num_workers)):
         partitions = [TopicPartition(TOPIC, each) for each in held]
+        front = None
+        if cluster.quotas.is_any:
+            front = _front_of(partitions, logs, cluster.quotas)
         worker = _Worker(
             number,
             StageState(cluster.limits()),
             cluster.is_fair,
-            {each: logs[each.partition] for each in partitions},
+            {each: logs[each.partition] for each in partitions} if front is None else front.logs,
             dict.fromkeys(partitions, 0),
+            front,
         )
         # Workers share nothing but the log, so they may run one after the other.
         start = StartOffset(OffsetMap(0), is_committed=True)

@@ -28,6 +28,7 @@ from streams.core.events import (
     NotEnded,
     Offload,
     Output,
+    Park,
     Probe,
     Probed,
     Produce,
@@ -171,7 +172,7 @@ class Judge:
             case Drop(tickets):
                 for ticket in tickets:
                     memory.running.pop(ticket, None)
-            case Produce(ticket) | Retry(ticket) | DeadLetter(ticket):
+            case Produce(ticket) | Retry(ticket) | DeadLetter(ticket) | Park(ticket):
                 self._asked(process, memory, ticket, command)
             case Commit(points, must_finish):
                 self._commit(process, memory, points, must_finish)
@@ -243,6 +244,7 @@ class Judge:
         if ticket in process.sink.open or ticket in memory.settled:
             raise Violation("emitted twice", f"{process.name}: {ticket}", job_id)
         process.sink.open[ticket] = command
+        self._world.count["parked"] += isinstance(command, Park)
         if isinstance(command, Retry):
             self._world.count["retries"] += 1
             known = self.evidence.known[ticket.partition][ticket.offset]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from streams.core.admission import Quotas
+from streams.core.cost import Prior
 from streams.core.fair_queue import Fairness
 from streams.core.limits import StageLimits
 from streams.core.offset_map import BACK_PRESSURE_SPAN
@@ -129,7 +131,7 @@ def make_plan(seed: int) -> Plan:
         is_incremental=rng.random() < 0.6,
         num_workers=tuple(rng.choice((1, 2, 2, 3)) for _ in STAGES),
         longest_compute_s=rng.choice((0.5, 0.5, 6.0)),
-        limits=_limits(rng),
+        limits=replace(_limits(rng), quotas=_quotas(seed)),
         jobs=tuple(_job(rng, number) for number in range(1, rng.randint(4, 9))),
         faults=tuple(sorted((_fault(rng) for _ in range(num_faults)), key=lambda each: each.at_s)),
     )
@@ -152,11 +154,23 @@ def _limits(rng: random.Random) -> StageLimits:
         longest_probe_wait_s=2.0,
         leave_after_s=rng.choice((3.0, 30.0)),
         ask_again_s=0.5,
+        make_way_s=1.0,
         longest_run_s=100_000.0,
         map_span=3 if window_low % 2 else BACK_PRESSURE_SPAN,
         commit_interval_s=rng.choice((0.2, 1.0)),
         drain_s=2.0,
     )
+
+
+def _quotas(seed: int) -> Quotas:
+    """In a third of the schedules; of a generator of its own, so that others stay as they are."""
+    rng = random.Random(f"quotas-{seed}")
+    if rng.random() > 0.35:
+        return Quotas()
+    jobs = dict.fromkeys(DEFAULT_WEIGHTS, float(rng.choice((1, 2, 4))))
+    gpu_s = dict.fromkeys(DEFAULT_WEIGHTS, 4.0) if rng.random() < 0.3 else {}
+    parked = dict.fromkeys(DEFAULT_WEIGHTS, 2.0) if rng.random() < 0.2 else {}
+    return Quotas(jobs, gpu_s, parked, prior=Prior(fixed_s=1.0))
 
 
 def _job(rng: random.Random, number: int) -> JobPlan:

@@ -24,7 +24,8 @@ REQUIRED = (
     "forwarded", "heads that stepped aside",
     "holds", "interleaved steps", "kills", "local holds", "lost acknowledgements",
     "lost assignments", "lost creates", "next editions", "offloads", "offset maps used",
-    "outcomes re-emitted", "probes", "rebalances", "redrivers died", "redrives",
+    "outcomes re-emitted", "parked", "probes", "quotas checked", "rebalances", "redrivers died",
+    "redrives",
     "redrives sent again", "refused commits", "repeated endings", "results re-emitted",
     "results that lost to another's", "retries", "sick hosts left", "suspects", "zombies",
 )  # fmt: skip

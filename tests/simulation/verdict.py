@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from schemas.records import GenerationRequest, VideoDone
+from schemas.records import CleanedPrompt, GenerationRequest, VideoDone
 from streams import topology
 from streams.claims import read_claim, request_sha256
 from streams.core.effective import EffectiveEndings
@@ -15,7 +16,7 @@ from tests.simulation.evidence import DeadLettered
 from tests.simulation.faults import Outside
 from tests.simulation.judge import Violation
 from tests.simulation.plan import NUM_PARTITIONS, RETRY, SETTLED_AFTER_S, JobPlan, Plan
-from tests.simulation.work import START_S, home, tenant_of
+from tests.simulation.work import START_S, home, tenant_of, tier_of
 from tests.simulation.world import World
 
 
@@ -57,6 +58,7 @@ def check_end(world: World, outside: Outside) -> None:
         raise Violation("garbage", f"{num_undecodable} of {outside.num_garbage} dead-lettered")
     _check_conflicts(world)
     _check_subscriber(world)
+    _check_quotas(world)
 
 
 def _unique(world: World) -> list[DeadLettered]:
@@ -152,14 +154,13 @@ def _check_dead_letter(world: World, outside: Outside, letter: DeadLettered) -> 
 
 def _check_conflicts(world: World) -> None:
     """The requests that lost their job id are dead-lettered, and no other is for that reason."""
-    buried = {
-        (each.topic, each.partition, each.offset)
-        for each in world.judge.evidence.dead
-        if each.reason_code == "idempotency_conflict"
-    }
+    evidence = world.judge.evidence
+    letters = [each for each in evidence.dead if each.reason_code == "idempotency_conflict"]
+    buried = {(each.topic, each.partition, each.offset) for each in letters}
+    bodies = {each.value for each in letters}
     for number in range(NUM_PARTITIONS):
         at = TopicPartition(topology.REQUESTS, number)
-        for offset, known in world.judge.evidence.known[at].items():
+        for offset, known in evidence.known[at].items():
             if known.job_id is None or known.run > 1 or number != home(known.job_id):
                 continue  # a misplaced one was forwarded
             if world.jobs[known.job_id].behaviour == "invalid":
@@ -169,10 +170,47 @@ def _check_conflicts(world: World) -> None:
             assert body is not None
             request = world.codec.decode(known.value, GenerationRequest)
             is_loser = read_claim(body).request_sha256 != request_sha256(request)
-            is_buried = (*at, offset) in buried
+            # What was parked lost its place: its copy is buried.
+            was_parked = (at, offset) in evidence.parked
+            is_buried = (*at, offset) in buried or (was_parked and known.value in bodies)
             world.counts["conflicts"] += is_loser
             if is_buried != is_loser:
                 raise Violation("conflict", f"{at}@{offset}: loser {is_loser}", known.job_id)
+
+
+def _check_quotas(world: World) -> None:
+    """No tenant has more jobs in the pipeline than its part of the quota: where nobody dies.
+
+    Of what a dead worker had let in, the log tells nothing before the next stage's record.
+    """
+    quotas = world.plan.limits.quotas
+    is_quiet = not world.plan.faults and not world.counts["kills"]
+    if not quotas.jobs or not is_quiet:
+        return
+    moments: list[tuple[int, int, tuple[int, str, str], str]] = []
+    for number in range(NUM_PARTITIONS):
+        for topic, record_type, step in (
+            (topology.VIDEOS_DONE, VideoDone, -1),
+            (topology.stage("sampler").reads, CleanedPrompt, 1),
+        ):
+            seen = set()
+            for entry in world.log.entries.get(TopicPartition(topic, number), []):
+                record: Any = world.codec.decode(entry.value, record_type)
+                job = record if step < 0 else record.job
+                if (job.job_id, job.run) not in seen:
+                    seen.add((job.job_id, job.run))
+                    payer = number, tier_of(job.job_id), job.tenant_id
+                    moments.append((entry.timestamp_ms, step, payer, job.job_id))
+                    if step > 0:  # or its deadline frees its share
+                        due_ms = int(1000 * job.deadline.timestamp())
+                        moments.append((due_ms, -1, payer, job.job_id))
+    inside: dict[tuple[int, str, str], set[str]] = {}
+    for _, step, payer, job_id in sorted(moments):
+        mine = inside.setdefault(payer, set())
+        mine.discard(job_id) if step < 0 else mine.add(job_id)
+        if len(mine) > max(1, quotas.jobs[payer[1]] // quotas.num_parts):
+            raise Violation("quota", f"{payer} has {sorted(mine)} in the pipeline", job_id)
+    world.counts["quotas checked"] += bool(world.counts["parked"])
 
 
 def _check_subscriber(world: World) -> None:

@@ -104,6 +104,11 @@ class SimulatedWork:
             raise InvalidRecord("never this one", reason_code="planned_invalid")
         return plan.number % 3 == 0
 
+    def job(self, task: Task) -> Job:
+        """As the prompt stage admits it."""
+        self.batch_key(task)
+        return _admitted(task.record)
+
     def begin(self, task: Task) -> Task:
         """The prompt stage claims the job id."""
         if self.stage != "prompt":

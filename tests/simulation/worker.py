@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from streams.core.admission import Quotas
 from streams.core.events import (
     Acknowledged,
     Assigned,
@@ -30,15 +32,21 @@ from streams.errors import RetryableError, SickHost, StoreAway
 from streams.intake import Intake
 from streams.letters import StageLetters
 from streams.runner import Dispatch, StageRunner
+from streams.settings import Settings
 from streams.topology import VIDEOS_DONE, Stage
 from tests.simulation.engine import SimulatedEngine
-from tests.simulation.plan import RETRY
+from tests.simulation.plan import NUM_PARTITIONS, RETRY
+from tests.simulation.readers import Controls, LedgerFeed
 from tests.simulation.store import MemoryStore
 from tests.simulation.work import SimulatedWork, charge_of, place
 from workers.fenced import FencedWork
+from workers.prompt.shares import RequestShares
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+SETTINGS = Settings(partitions=NUM_PARTITIONS)
 
 
 class ProcessDied(BaseException):
@@ -46,7 +54,7 @@ class ProcessDied(BaseException):
 
 
 class Slot:
-    """A place for a worker of a stage, on a host of its own: what outlives its processes."""
+    """A place for a worker, on a host of its own: what outlives its processes."""
 
     def __init__(self, stage: Stage, number: int) -> None:
         self.stage, self.number = stage, number
@@ -83,13 +91,26 @@ class Process:
             work, self.stage, store, codec, self._now, place if self.is_first else None
         )
         self.engine = SimulatedEngine(fenced, self)
-        intake = Intake(self.stage, codec, work.batch_key, RETRY.delays_s, charge_of)
+        quotas = world.plan.limits.quotas if self.is_first else Quotas()
+        shares = RequestShares(SETTINGS, codec, work.job)
+        feed = LedgerFeed(self, shares) if quotas.is_any else None
+        intake = Intake(
+            self.stage, codec, work.batch_key, RETRY.delays_s, charge_of, shares if feed else None
+        )
         self.source = Source(self, intake)
         self.sink = Sink(self)
-        self.state = StageState(world.plan.limits)
+        self.state = StageState(replace(world.plan.limits, quotas=quotas))
         letters = StageLetters(self.stage, self.name, "simulated", fenced.announce)
         self.runner = StageRunner(
-            self.state, self.source, self.sink, self.engine, Controls(self), self, self, letters
+            self.state,
+            self.source,
+            self.sink,
+            self.engine,
+            Controls(self),
+            self,
+            self,
+            letters,
+            feed,
         )
 
     @property
@@ -421,26 +442,6 @@ class Sink:
             assert isinstance(answer, Acknowledged | NotAcknowledged)
             self.answered = self.open.pop(answer.ticket)
             dispatch(answer)
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class Controls:
-    """Implements `streams.runner.Controls`: every wish, from the first one on."""
-
-    def __init__(self, process: Process) -> None:
-        self._world, self._stage = process.world, process.stage.name
-        self._position = 0
-
-    def poll(self, dispatch: Dispatch) -> None:
-        """What has been wished since."""
-        wishes = self._world.wishes
-        while self._position < len(wishes):
-            stage, event = wishes[self._position]
-            self._position += 1
-            if stage in (None, self._stage):
-                dispatch(event)
 
     def close(self) -> None:
         """Nothing."""

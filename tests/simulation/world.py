@@ -55,8 +55,7 @@ class World:
         self.jobs: dict[str, JobPlan] = {job.job_id: job for job in plan.jobs}
         self.wishes: list[tuple[str | None, Event]] = []
         self.retries = {
-            each.name: tuple(topology.retry_topic(each.reads, d) for d in RETRY.delays_s)
-            for each in topology.worker_stages()
+            each.name: each.also_reads(RETRY.delays_s) for each in topology.worker_stages()
         }
         self.groups = {name: Group(plan.is_incremental, NUM_PARTITIONS) for name in STAGES}
         self._stage_of = {

@@ -68,8 +68,12 @@ class PromptWork:
 
     def batch_key(self, task: Task) -> Hashable:
         """All admitted prompts go together: they are padded to one length."""
-        self._admit(task)
+        self.job(task)
         return None
+
+    def job(self, task: Task) -> Job:
+        """The job that a request would be; Rejected says why it is none."""
+        return admit(task.record, task.partition, self._card, self._rules)
 
     def begin(self, task: Task) -> Task:
         """Claim the job id for this request; the task in the claim's partition (DESIGN 4.1).
@@ -84,7 +88,7 @@ class PromptWork:
         """The admitted request; Rejected says why it is none."""
         request = task.record
         return _Wish(
-            self._admit(task), clean_prompt(request.prompt), clean_prompt(request.negative_prompt)
+            self.job(task), clean_prompt(request.prompt), clean_prompt(request.negative_prompt)
         )
 
     def compute(self, batch: Sequence[_Wish], report: Report) -> Sequence[_Encoded]:
@@ -120,9 +124,6 @@ class PromptWork:
             is_step_cached=task.record.is_step_cached,
             timings=(timing,),
         )
-
-    def _admit(self, task: Task) -> Job:
-        return admit(task.record, task.partition, self._card, self._rules)
 
     def _encode(self, prompts: list[str]) -> list[Mapping[str, Array]]:
         import torch

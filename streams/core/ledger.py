@@ -1,0 +1,274 @@
+"""How much work each tenant has in the pipeline, as the log tells it: what quotas stand on.
+
+An entry for each run of the last `longest_run_s`, by partition. Records of several topics are read
+in no order, and some twice; a run only ever goes up (parked, admitted, ended), so whoever has read
+the same records holds the same ledger, in whatever order they came.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from streams.core.cost import CostModel, Prior
+from streams.core.shares import Bulk, Level, Payer, RunOfJob
+
+#: How long the ending of a run is remembered, in seconds: what the log told of it before its end
+#: may be read after.
+MARKER_S = 60.0
+
+_WINDOW_S = 300.0  # of which the drain rate is told
+_LEAST_ENDED = 5
+_LEAST_S = 10.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    level: Level
+    payer: Payer
+    bulk: Bulk
+    cost_s: float
+    until_s: float
+    is_logged: bool = False  # else only this worker knows of it
+
+
+@dataclass(slots=True)
+class Held:
+    """What a payer has in the pipeline, and what of its is parked."""
+
+    num_jobs: int = 0
+    cost_s: float = 0.0
+    num_parked: int = 0
+    parked_cost_s: float = 0.0
+
+    def add(self, level: Level, cost_s: float, sign: int) -> None:
+        """One run more (1) or less (-1) of that level."""
+        if level is Level.ADMITTED:
+            self.num_jobs += sign
+            self.cost_s = self.cost_s + sign * cost_s if self.num_jobs else 0.0
+        else:
+            self.num_parked += sign
+            self.parked_cost_s = self.parked_cost_s + sign * cost_s if self.num_parked else 0.0
+
+
+@dataclass(slots=True)
+class _Partition:
+    is_read: bool = False
+    entries: dict[RunOfJob, _Entry] = field(default_factory=dict)
+    ended: dict[RunOfJob, float] = field(default_factory=dict)  # until when; in that order
+    held: dict[Payer, Held] = field(default_factory=dict)
+    num_jobs: int = 0  # admitted, of all payers
+    busy_since_s: float | None = None
+    drained: deque[tuple[float, float]] = field(default_factory=deque)  # when, GPU-seconds
+
+
+class Ledger:
+    """Entries of the partitions that are open. Times in seconds since the epoch, by one clock.
+
+    >>> from streams.core.cost import Shape
+    >>> ledger, acme = Ledger(Prior(fixed_s=2.0)), Payer(0, "free", "acme")
+    >>> ledger.open(0); job, bulk = ("job-1", 1), Bulk("v1", Shape(17, 64, 64), 10)
+    >>> ledger.hold(job, acme, bulk, until_s=99.0, now_s=0.0), ledger.held(acme)
+    (None, Held(num_jobs=1, cost_s=20.0, num_parked=0, parked_cost_s=0.0))
+    >>> ledger.ended(0, job, cost_s=25.0, now_s=5.0) == acme, ledger.held(acme).num_jobs
+    (True, 0)
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        """`prior`: what a unit of work costs before any run has ended."""
+        self.costs = CostModel(prior)
+        self._partitions: dict[int, _Partition] = {}
+        self._until: list[tuple[float, int, RunOfJob]] = []  # heap, with stale items
+
+    def __len__(self) -> int:
+        """Runs and endings that are remembered."""
+        return sum(len(each.entries) + len(each.ended) for each in self._partitions.values())
+
+    # ---- partitions
+
+    def open(self, partition: int) -> None:
+        """Begin with nothing; it is to be read."""
+        self._partitions[partition] = _Partition()
+
+    def read(self, partition: int) -> None:
+        """All that was on the log when it was opened has been told."""
+        self._partitions[partition].is_read = True
+
+    def forget(self, partition: int) -> None:
+        """It is another's now."""
+        self._partitions.pop(partition, None)
+
+    def is_open(self, partition: int) -> bool:
+        """Whether it is kept."""
+        return partition in self._partitions
+
+    @property
+    def numbers(self) -> set[int]:
+        """Of the partitions that are kept."""
+        return set(self._partitions)
+
+    @property
+    def num_unread(self) -> int:
+        """Partitions that cannot be trusted yet."""
+        return sum(not each.is_read for each in self._partitions.values())
+
+    def is_read(self, partition: int) -> bool:
+        """Whether it can be trusted."""
+        return partition in self._partitions and self._partitions[partition].is_read
+
+    # ---- runs
+
+    def level(self, partition: int, run_of_job: RunOfJob) -> Level | None:
+        """How far a run has come; None: nobody knows of it."""
+        found = self._partitions[partition]
+        if run_of_job in found.ended:
+            return Level.ENDED
+        entry = found.entries.get(run_of_job)
+        return None if entry is None else entry.level
+
+    def cost_s(self, partition: int, run_of_job: RunOfJob, bulk: Bulk) -> float:
+        """GPU-seconds: as estimated when it was first seen, or now."""
+        entry = self._partitions[partition].entries.get(run_of_job)
+        return self.costs.estimate_s(*bulk) if entry is None else entry.cost_s
+
+    def park(
+        self, run_of_job: RunOfJob, payer: Payer, bulk: Bulk, until_s: float, now_s: float
+    ) -> None:
+        """Its request is on `requests.deferred`, or about to be."""
+        self._rise(Level.PARKED, run_of_job, payer, bulk, until_s, now_s)
+
+    def hold(
+        self,
+        run_of_job: RunOfJob,
+        payer: Payer,
+        bulk: Bulk,
+        until_s: float,
+        now_s: float,
+        is_logged: bool = False,
+    ) -> None:
+        """It is in the pipeline, as the log says (`is_logged`), or as we have decided."""
+        entry = self._rise(Level.ADMITTED, run_of_job, payer, bulk, until_s, now_s)
+        if entry is not None:
+            entry.is_logged |= is_logged
+
+    def ended(
+        self, partition: int, run_of_job: RunOfJob, cost_s: float, now_s: float
+    ) -> Payer | None:
+        """It has ended, having cost so much; whose share is free now, if it held one."""
+        found = self._partitions[partition]
+        entry = found.entries.pop(run_of_job, None)
+        if run_of_job in found.ended:
+            return None
+        found.ended[run_of_job] = now_s + MARKER_S
+        if entry is None:
+            return None
+        if cost_s > 0:
+            self.costs.learn(*entry.bulk, cost_s)
+            if found.is_read:
+                found.drained.append((now_s, cost_s))
+        self._drop(found, entry, now_s)
+        return entry.payer
+
+    def release(self, partition: int, run_of_job: RunOfJob, now_s: float) -> Payer | None:
+        """What we had decided comes to nothing; what the log says stands."""
+        found = self._partitions.get(partition)
+        entry = None if found is None else found.entries.get(run_of_job)
+        if found is None or entry is None or entry.is_logged:
+            return None
+        del found.entries[run_of_job]
+        self._drop(found, entry, now_s)
+        return entry.payer
+
+    def extend(self, run_of_job: RunOfJob, until_s: float) -> None:
+        """Its deadline is another."""
+        for number, found in self._partitions.items():
+            if (entry := found.entries.get(run_of_job)) is not None:
+                entry.until_s = until_s
+                heapq.heappush(self._until, (until_s, number, run_of_job))
+
+    def expire(self, now_s: float) -> list[Payer]:
+        """Let go of what is past its deadline, and of old endings; whose shares are free now."""
+        freed = []
+        while self._until and self._until[0][0] <= now_s:
+            _, number, run_of_job = heapq.heappop(self._until)
+            found = self._partitions.get(number)
+            entry = None if found is None else found.entries.get(run_of_job)
+            if found is not None and entry is not None and entry.until_s <= now_s:
+                del found.entries[run_of_job]
+                self._drop(found, entry, now_s)
+                freed.append(entry.payer)
+        for found in self._partitions.values():
+            if found.is_read:  # before that, what an ending belongs to may be still to come
+                for old in list(_outdated(found.ended, now_s)):
+                    del found.ended[old]
+        return freed
+
+    # ---- sums
+
+    def held(self, payer: Payer) -> Held:
+        """What a payer has; to be looked at."""
+        found = self._partitions.get(payer.partition)
+        return Held() if found is None else found.held.get(payer, Held())
+
+    def payers(self, partition: int) -> Iterator[tuple[Payer, Held]]:
+        """Who has anything in that partition."""
+        yield from self._partitions[partition].held.items()
+
+    def drain_rate(self, partition: int, now_s: float) -> float | None:
+        """GPU-seconds that end in a second while there is work; None: too little was seen."""
+        found = self._partitions[partition]
+        while found.drained and found.drained[0][0] < now_s - _WINDOW_S:
+            found.drained.popleft()
+        if found.busy_since_s is None or len(found.drained) < _LEAST_ENDED:
+            return None
+        elapsed_s = now_s - max(found.busy_since_s, now_s - _WINDOW_S)
+        if elapsed_s < _LEAST_S:
+            return None
+        return sum(cost_s for _, cost_s in found.drained) / elapsed_s
+
+    def _rise(
+        self,
+        level: Level,
+        run_of_job: RunOfJob,
+        payer: Payer,
+        bulk: Bulk,
+        until_s: float,
+        now_s: float,
+    ) -> _Entry | None:
+        found = self._partitions[payer.partition]
+        if run_of_job in found.ended or until_s <= now_s:
+            return None
+        entry = found.entries.get(run_of_job)
+        if entry is None:
+            entry = _Entry(level, payer, bulk, self.costs.estimate_s(*bulk), until_s)
+            found.entries[run_of_job] = entry
+            heapq.heappush(self._until, (until_s, payer.partition, run_of_job))
+        elif entry.level >= level:
+            return entry
+        else:
+            self._drop(found, entry, now_s)
+            entry.level, entry.payer = level, payer
+        found.held.setdefault(payer, Held()).add(level, entry.cost_s, 1)
+        if level is Level.ADMITTED:
+            found.num_jobs += 1
+            found.busy_since_s = now_s if found.busy_since_s is None else found.busy_since_s
+        return entry
+
+    def _drop(self, found: _Partition, entry: _Entry, now_s: float) -> None:
+        held = found.held[entry.payer]
+        held.add(entry.level, entry.cost_s, -1)
+        if not held.num_jobs and not held.num_parked:
+            del found.held[entry.payer]
+        found.num_jobs -= entry.level is Level.ADMITTED
+        if not found.num_jobs:  # how fast it drains is told by times in which there is work
+            found.busy_since_s = None
+            found.drained.clear()
+
+
+def _outdated(ended: dict[RunOfJob, float], now_s: float) -> Iterator[RunOfJob]:
+    for run_of_job, until_s in ended.items():
+        if until_s > now_s:
+            return
+        yield run_of_job

@@ -1,0 +1,83 @@
+"""A tenant that sends ten times its quota, on Apache Kafka: it waits, and nobody else does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from schemas.records import VideoDone
+from streams.topology import REQUESTS_DEFERRED
+from tests.e2e.reading import Tail
+from tests.e2e.scene import Scene, open_scene
+
+pytestmark = pytest.mark.kafka
+
+QUOTA = 4  # two in each of a tenant's two partitions
+
+
+@pytest.fixture
+def scene(kafka_home: Path, tmp_path: Path) -> Iterator[Scene]:
+    """Of its own: whoever names no tier is of the free one."""
+    changes = {"tier_jobs": {"free": float(QUOTA)}, "tier_parked": {"free": 100.0}}
+    with open_scene(tmp_path, kafka_home, batch_age_ms=100, **changes) as scene:
+        yield scene
+
+
+def jobs(name: str, count: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(count)]
+
+
+def most_at_once(endings: list[VideoDone]) -> int:
+    """Jobs that were in the pipeline at a time, from the end of the prompt stage to their own."""
+    moments: list[tuple[datetime, int]] = []
+    for done in endings:
+        moments += [(done.timings[0].finished_at, 1), (done.finished_at, -1)]
+    count = most = 0
+    for _, step in sorted(moments):
+        count += step
+        most = max(most, count)
+    return most
+
+
+def test_a_tenant_over_its_quota_waits_and_others_do_not_whoever_is_killed(scene: Scene) -> None:
+    noisy, quiet = jobs("noisy", 60), jobs("quiet", 2)
+    scene.submit(noisy, "noisy")
+    scene.wait_for(noisy[0])
+    scene.submit(quiet, "quiet")
+    scene.wait_for(*quiet)
+    assert len(scene.done) < 50, "what is quiet is not behind what is noisy"
+    # Who has what in the pipeline, and what is parked, the next one reads from the log.
+    os.kill(scene.stack.pids()["prompt"], signal.SIGKILL)
+    scene.wait_for(*noisy)
+    assert {scene.ended(job_id) for job_id in (*noisy, *quiet)} == {("completed", None)}
+    by_partition = defaultdict(list)
+    for job_id in noisy:
+        done = scene.done[job_id][0]
+        by_partition[done.partition].append(done)
+    assert len(by_partition) == 2
+    for endings in by_partition.values():
+        assert 1 <= most_at_once(endings) <= QUOTA // 2
+    with Tail(scene.broker.bootstrap, [REQUESTS_DEFERRED]) as parked:
+        keys = {message.key() for message in parked.read()}
+    assert len(keys) > 20, "it was parked"
+
+
+def test_over_the_bound_on_what_is_parked_a_request_is_refused_with_the_time_to_retry(
+    scene: Scene,
+) -> None:
+    scene.submit_without_sampler(jobs("first", QUOTA))
+    more = jobs("more", 200)
+    scene.submit(more)
+    scene.watch(lambda: len(scene.done) >= 90, lambda: None)  # while the sampler is away
+    scene.wait_for(*more)
+    refused = [scene.done[job_id][0] for job_id in more if scene.ended(job_id)[0] != "completed"]
+    assert {(each.status, each.reason_code) for each in refused} == {("rejected", "quota_exceeded")}
+    assert all(each.retry_at and each.retry_at > each.finished_at for each in refused)
+    # Half of the bound in each of its two partitions, and what the first ones left of the quota.
+    assert abs(200 - len(refused) - 100) <= QUOTA

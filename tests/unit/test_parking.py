@@ -1,0 +1,254 @@
+"""A stage with quotas: what is parked, what is let in when, and what a ledger must know first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from streams.core import events as ev
+from streams.core.admission import Quotas
+from streams.core.cost import Prior, Shape
+from streams.core.events import TopicPartition
+from streams.core.fair_queue import Charge
+from streams.core.limits import StageLimits
+from streams.core.shares import Bulk, Follow, JobSeen, LedgerRead, Level, Payer, Share, Source
+from streams.core.stage import StageState
+from tests.builders import a_start_offset
+
+NEW, DEFERRED = TopicPartition("requests", 0), TopicPartition("requests.deferred", 0)
+QUOTAS = Quotas(jobs={"free": 1.0}, parked={"free": 3.0}, prior=Prior(fixed_s=1.0), num_parts=1)
+LIMITS = StageLimits(
+    window_high=4, window_low=1, window_per_tenant=2, look_ahead=4, batch_max=1, max_batches=8,
+    make_way_s=5.0, quotas=QUOTAS,
+)  # fmt: skip
+BULK = Bulk("v1", Shape(17, 64, 64), 1)
+
+
+class Prompt:
+    """A stage that owns a partition, and the log that it reads and writes."""
+
+    def __init__(self, limits: StageLimits = LIMITS) -> None:
+        self.state, self.now_s = StageState(limits), 100.0
+        self.offsets = {NEW: 0, DEFERRED: 0}
+        self.started: list[str] = []
+        self.parked: list[ev.Park] = []
+        self.ended: list[ev.End] = []
+        self.paused: set[TopicPartition] = set()
+        self.follows: list[Follow] = []
+        self(ev.Assigned(dict.fromkeys((NEW, DEFERRED), a_start_offset())))
+
+    def __call__(self, *events: ev.Event) -> None:
+        for event in events:
+            for command in self.state.handle(event, self.now_s):
+                match command:
+                    case ev.Start(batch):
+                        self.started += [str(work.job_id) for _, work in batch]
+                    case ev.Park():
+                        self.parked.append(command)
+                    case ev.End():
+                        self.ended.append(command)
+                    case ev.Pause(partitions):
+                        self.paused.update(partitions)
+                    case ev.Resume(partitions):
+                        self.paused.difference_update(partitions)
+                    case Follow():
+                        self.follows.append(command)
+                    case ev.Commit(_, must_finish) if not must_finish:
+                        self(ev.Committed(True))
+
+    def read(self) -> Prompt:
+        self(LedgerRead(0))
+        return self
+
+    def comes(
+        self, job_id: str, tenant: str = "acme", at: TopicPartition = NEW, **more: Any
+    ) -> None:
+        source = Source.NEW if at == NEW else Source.PARKED
+        share = Share(Payer(0, "free", tenant), BULK, source)
+        charge = Charge("free", tenant, 1.0)
+        deadline_s = more.pop("deadline_s", 10_000.0)
+        work = ev.Work(job_id, 1, "k", deadline_s, job_id, charge=charge, share=share, **more)
+        self.offsets[at] += 1
+        self(ev.Delivered(at, self.offsets[at] - 1, work), ev.Tick())
+
+    def comes_parked(self, job_id: str, tenant: str = "acme", **more: Any) -> None:
+        self.comes(job_id, tenant, DEFERRED, **more)
+
+    def seen(self, job_id: str, level: Level, tenant: str = "acme") -> None:
+        share = Share(Payer(0, "free", tenant), BULK, Source.TRIED)
+        self(
+            JobSeen(0, (job_id, 1), level, None if level is Level.ENDED else share, 10_000.0),
+            ev.Tick(),
+        )
+
+    def later(self, seconds: float) -> None:
+        self.now_s += seconds
+        self(ev.Tick())
+
+
+def test_nothing_is_delivered_before_the_ledger_is_read() -> None:
+    prompt = Prompt()
+    assert prompt.paused == {NEW, DEFERRED}
+    assert prompt.follows == [Follow((0,), ())]
+    prompt.read()
+    assert prompt.paused == set()
+    prompt(ev.Revoked((NEW,)))
+    assert len(prompt.follows) == 1, "the other topic's partition is still here"
+    prompt(ev.Revoked((DEFERRED,)))
+    assert prompt.follows[1:] == [Follow((), (0,))]
+
+
+def test_over_its_quota_a_request_is_put_on_the_deferred_topic_and_finished() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes("two")
+    prompt.comes("other", "bolt")
+    assert prompt.started == ["one", "other"]
+    (park,) = prompt.parked
+    assert (park.work.job_id, park.over) == ("two", "concurrent_jobs")
+    prompt(ev.NotAcknowledged(park.ticket, "no answer", False))
+    prompt.later(2.0)
+    assert prompt.parked == [park, park]
+    prompt(ev.Acknowledged(park.ticket))
+    assert park.ticket not in prompt.state.flights
+
+
+def test_a_copy_that_can_never_be_written_is_a_dead_letter() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes("two")
+    ticket = prompt.parked[0].ticket
+    commands = prompt.state.handle(ev.NotAcknowledged(ticket, "too large", True), prompt.now_s)
+    assert any(isinstance(each, ev.DeadLetter) for each in commands)
+
+
+def test_parked_requests_go_in_as_others_end_the_earliest_deadline_first() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("patient", deadline_s=9_000.0)
+    prompt.comes_parked("urgent", deadline_s=500.0)
+    assert prompt.started == ["one"]
+    assert prompt.state.num_parked == {"free": 2}
+    prompt.seen("one", Level.ENDED)
+    assert prompt.started == ["one", "urgent"]
+    prompt.seen("one", Level.ENDED)  # told twice
+    assert prompt.started == ["one", "urgent"]
+    prompt.seen("urgent", Level.ENDED)
+    assert prompt.started == ["one", "urgent", "patient"]
+    assert prompt.state.num_parked == {}
+
+
+def test_what_another_worker_had_let_in_counts() -> None:
+    prompt = Prompt()
+    prompt.seen("theirs", Level.ADMITTED)
+    prompt.read()
+    prompt.comes("one")
+    assert prompt.started == []
+    prompt.seen("theirs", Level.ENDED)
+    prompt.comes("two")
+    assert prompt.started == ["two"]
+
+
+def test_over_the_bound_on_parked_requests_it_is_rejected_and_told_when_to_come_again() -> None:
+    prompt = Prompt().read()
+    for job_id in ("one", "two", "three", "four", "five"):
+        prompt.comes(job_id)
+    assert [each.work.job_id for each in prompt.parked] == ["two", "three", "four"]
+    (end,) = prompt.ended
+    assert (end.work.job_id, end.ending.status) == ("five", "rejected")
+    assert end.ending.reason_code == "quota_exceeded"
+    assert end.ending.retry_at_s is not None
+    assert end.ending.retry_at_s > prompt.now_s
+
+
+def test_a_parked_run_that_is_cancelled_or_expires_ends() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("two")
+    prompt.comes_parked("three", deadline_s=prompt.now_s + 50.0)
+    prompt.comes_parked("four", deadline_s=prompt.now_s + 60.0)
+    prompt(ev.JobCancelled("two", 1, prompt.now_s))
+    assert [(each.work.job_id, each.ending.status) for each in prompt.ended] == [
+        ("two", "cancelled")
+    ]
+    prompt(ev.JobDeadline("four", 1, prompt.now_s + 200.0, prompt.now_s))
+    prompt.later(51.0)
+    assert [each.work.job_id for each in prompt.ended] == ["two", "three"]
+    prompt.later(10.0)
+    assert len(prompt.ended) == 2
+    prompt.later(200.0)
+    assert [each.work.job_id for each in prompt.ended] == ["two", "three", "four"]
+
+
+def test_a_parked_run_that_has_ended_elsewhere_is_let_go_on_to_its_fences() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("two")
+    prompt.seen("two", Level.ENDED)
+    assert prompt.started == ["one", "two"]
+
+
+def test_a_share_ends_with_its_deadline() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one", deadline_s=prompt.now_s + 50.0)
+    prompt.comes_parked("two")
+    prompt.later(51.0)
+    assert prompt.started == ["one", "two"]
+
+
+def test_a_request_that_was_another_s_frees_what_it_held() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("two")
+    (ticket,) = [each for each in prompt.state.flights if each.partition == NEW]
+    fault = ev.Fault(ev.Fate.DEAD_LETTER, "idempotency_conflict", "another's", ends_job=False)
+    prompt(ev.Failed(ticket, fault), ev.Tick())
+    assert prompt.started == ["one", "two"]
+
+
+def test_what_is_parked_is_handed_back_unmarked_and_the_next_owner_parks_it_again() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("two")
+    prompt(ev.Drain())
+    assert all(each.partition == NEW for each in prompt.state.flights)
+
+
+def test_an_equal_copy_of_what_is_parked_has_nothing_to_do() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("two")
+    num_flights = len(prompt.state.flights)
+    prompt.comes("two")
+    assert len(prompt.state.flights) == num_flights
+    prompt.comes("two", identity="another's")
+    assert len(prompt.state.flights) == num_flights + 1
+
+
+def test_parked_requests_make_way_for_those_of_others_that_they_hide() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    for number in range(4):
+        prompt.comes_parked(f"parked-{number}")
+    assert DEFERRED in prompt.paused, "it holds as many as it may"
+    prompt.later(6.0)
+    assert prompt.parked == [], "nobody is hidden"
+    share = Share(Payer(0, "free", "bolt"), BULK, Source.PARKED)
+    prompt(JobSeen(0, ("hidden", 1), Level.PARKED, share, 10_000.0))
+    prompt.later(6.0)
+    assert [each.work.job_id for each in prompt.parked] == ["parked-0", "parked-1"]
+    for park in list(prompt.parked):
+        prompt(ev.Acknowledged(park.ticket))
+    prompt.later(0.1)
+    prompt.comes_parked("hidden", "bolt")
+    assert prompt.started == ["one", "hidden"]
+
+
+def test_without_quotas_nobody_is_asked() -> None:
+    prompt = Prompt(replace(LIMITS, quotas=Quotas()))
+    assert prompt.paused == set()
+    prompt.comes("one")
+    prompt.comes("two")
+    prompt.comes_parked("three")  # parked while there were
+    assert prompt.started == ["one", "two", "three"]
+    assert prompt.follows == []

@@ -1,0 +1,114 @@
+"""What requests ask of their tenants' quotas, and what the log tells of such shares."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from schemas.codec import Codec, UndecodableRecord
+from schemas.records import CleanedPrompt, GenerationRequest, Job, VideoDone
+from streams.core.admission import Quotas
+from streams.core.cost import Shape
+from streams.core.shares import Bulk, JobSeen, Level, Payer, Share, Source
+from streams.core.tiers import OFF_PEAK
+from streams.costs import PRIORS
+from streams.engine import Task
+from streams.errors import Rejected
+from streams.placement import home_partition
+from streams.settings import Settings
+from streams.topology import REQUESTS, REQUESTS_DEFERRED, VIDEOS_DONE, stage
+
+T = TypeVar("T", CleanedPrompt, GenerationRequest, VideoDone)
+
+log = logging.getLogger(__name__)
+
+#: What tells of all runs, where requests are let in.
+LEDGER_TOPICS = (VIDEOS_DONE, stage("prompt").writes or "", REQUESTS_DEFERRED)
+
+_SOURCES = {REQUESTS: Source.NEW, REQUESTS_DEFERRED: Source.PARKED}
+
+
+class RequestShares:
+    """Shares of requests and jobs, by the settings; pure but for the model's card."""
+
+    def __init__(self, settings: Settings, codec: Codec, job_of: Callable[[Task], Job]) -> None:
+        """`job_of` tells the job that a request would be (Rejected: none)."""
+        self._settings, self._codec, self._job_of = settings, codec, job_of
+
+    def __call__(self, task: Task) -> Share | None:
+        """What a request asks for; None where it has no share to ask for here.
+
+        A misplaced request is forwarded before anything else, and asks in its own partition; one
+        that is no job is refused by the engine.
+        """
+        request = task.record
+        try:
+            if home_partition(request, self._settings) != task.partition:
+                return None
+            job = self._job_of(task)
+        except Rejected:
+            return None
+        source = _SOURCES.get(task.topic, Source.TRIED)
+        return _share(job, task.partition, source, is_charged=request.run == 1)
+
+    def seen(self, task: Task) -> JobSeen | None:
+        """What a record of `LEDGER_TOPICS` says; None: nothing that is understood.
+
+        Whatever it is that nobody understands here, the stage that works it will see to it.
+        """
+        try:
+            match task.topic:
+                case topic if topic == VIDEOS_DONE:
+                    return self._ended(self._decoded(task, VideoDone), task.partition)
+                case topic if topic == REQUESTS_DEFERRED:
+                    return self._parked(task)
+                case _:
+                    job = self._decoded(task, CleanedPrompt).job
+                    share = _share(job, task.partition, Source.TRIED, is_charged=False)
+                    return JobSeen(
+                        task.partition, (job.job_id, job.run), Level.ADMITTED, share,
+                        job.deadline.timestamp(),
+                    )  # fmt: skip
+        except (UndecodableRecord, Rejected) as error:
+            log.debug("not for the ledger", extra={"topic": task.topic, "error": str(error)})
+            return None
+
+    def _parked(self, task: Task) -> JobSeen:
+        job = self._job_of(replace(task, record=self._decoded(task, GenerationRequest)))
+        share = _share(job, task.partition, Source.PARKED, is_charged=False)
+        return JobSeen(
+            task.partition, (job.job_id, job.run), Level.PARKED, share, job.deadline.timestamp()
+        )
+
+    def _ended(self, done: VideoDone, partition: int) -> JobSeen:
+        # What was not finished tells nothing about what such a job costs.
+        cost_s = done.cost_gpu_s if done.status == "completed" else 0.0
+        return JobSeen(partition, (done.job_id, done.run), Level.ENDED, cost_s=cost_s)
+
+    def _decoded(self, task: Task, record_type: type[T]) -> T:
+        return self._codec.decode(task.value or b"", record_type)
+
+
+def quotas_of(settings: Settings) -> Quotas:
+    """What tenants may have, by the settings."""
+    each = float(settings.tenant_jobs)
+    jobs = dict.fromkeys((*settings.tiers, OFF_PEAK), each) if each else {}
+    return Quotas(
+        jobs={**jobs, **settings.tier_jobs},
+        gpu_s=settings.tier_gpu_seconds,
+        parked=settings.tier_parked,
+        rates=settings.tier_rates,
+        deadline_margin=settings.deadline_margin,
+        num_parts=min(2, settings.partitions // len(settings.tiers)),
+        prior=PRIORS["sampler"],
+    )
+
+
+def _share(job: Job, partition: int, source: Source, is_charged: bool) -> Share:
+    tier = OFF_PEAK if job.is_deferrable else job.tier
+    shape = Shape(job.num_frames, job.height_px, job.width_px)
+    num_units = job.num_inference_steps * (2 if job.is_guided else 1)
+    bulk = Bulk(job.model_version, shape, num_units)
+    return Share(Payer(partition, tier, job.tenant_id), bulk, source, is_charged)
