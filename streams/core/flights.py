@@ -188,6 +188,10 @@ class Flights:
             flight = self.by_ticket[head]
             if not steps_aside(flight.phase, tracker.span, self._map_span):
                 continue
+            if flight.phase is Phase.PARKED:
+                self.move(flight, Phase.PARKING)
+                self.ask(flight)
+                continue
             if flight.phase is Phase.WAITING:
                 self.batches.remove({head})
             else:

@@ -6,9 +6,11 @@ never ends), or whose work does not end, would stop all that come after it. The 
 may be cancelled, is that of uForwarder's HeadBlockingDetector: the map is more than nine tenths
 full, and more than 98 % of what lies behind the head is finished.
 
-What waits steps aside at once. What is inside the engine is paid for, so it has until the map is
-full; then it is dropped there, as on a cancel: work in steps leaves a checkpoint, and nobody is
-blamed. Every other phase asks for somebody's answer, which is on its way.
+What waits steps aside at once; what is parked goes to the end of its own topic. What is inside
+the engine is paid for, so it has until the map is full; then it is dropped there, as on a cancel:
+work in steps leaves a checkpoint, and nobody is blamed. Every other phase asks for somebody's
+answer, which is on its way. The window is not looked at: it counts what is unfinished alone, of
+which a head is one record.
 """
 
 from __future__ import annotations
@@ -40,4 +42,4 @@ def is_held_up(span: int, num_unfinished: int, max_span: int) -> bool:
 
 def steps_aside(phase: Phase, span: int, max_span: int) -> bool:
     """Whether a head that holds up its partition can be sent aside as things stand."""
-    return phase is Phase.WAITING or (phase is Phase.RUNNING and span >= max_span)
+    return phase in (Phase.WAITING, Phase.PARKED) or (phase is Phase.RUNNING and span >= max_span)
