@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from streams.client.connection import ClientError
 from streams.core.events import Headers
-from streams.letters import DLT_PREFIX, RETRY_PREFIX
+from streams.letters import DLT_PREFIX, PARKED_PREFIX, RETRY_PREFIX
 from streams.topology import STAGES, Stage
 
 SPRINGS, CONNECTS = "kafka_dlt-", "__connect.errors."
 
 _ADDED = (
-    SPRINGS, CONNECTS, DLT_PREFIX, RETRY_PREFIX,
+    SPRINGS, CONNECTS, DLT_PREFIX, RETRY_PREFIX, PARKED_PREFIX,
     "kafka_original-", "kafka_exception-", "retry_topic-", "springDeserializerException",
 )  # fmt: skip
 _RETRIED = re.compile(r"(.+)\.retry\.[0-9]+s")
