@@ -19,6 +19,7 @@ from typing import Any
 from schemas.records import GenerationRequest, Job
 from streams.core.cost import CostModel, Learned, Prior, Shape
 from streams.core.fair_queue import Charge
+from streams.core.shares import Bulk
 from streams.core.tiers import OFF_PEAK
 from streams.engine import Task
 
@@ -62,9 +63,9 @@ class CostBook:
     def charge(self, task: Task) -> Charge:
         """Who pays for a decoded record, and how much."""
         record = task.record
-        model_version, shape, num_units = _work_of(self._stage, record)
+        bulk = _work_of(self._stage, record)
         with self._lock:
-            cost_s = self._model.estimate_s(model_version, shape, num_units)
+            cost_s = self._model.estimate_s(*bulk)
         wish = record if isinstance(record, GenerationRequest) else record.job
         if wish.is_deferrable:
             return Charge(OFF_PEAK, wish.tenant_id, cost_s)
@@ -123,15 +124,19 @@ def cost_path(home: Path, stage: str, device: str) -> Path:
     return home / "costs" / f"{stage}-{'-'.join(words)}.json"
 
 
-def _work_of(stage: str, record: Any) -> tuple[str, Shape, int]:
-    """Model version, shape and number of units of a record's work in that stage."""
+def bulk_of(job: Job) -> Bulk:
+    """The size of a job's work in the sampler, which is most of all that it costs."""
+    shape = Shape(job.num_frames, job.height_px, job.width_px)
+    num_rows = 2 if job.is_guided else 1
+    return Bulk(job.model_version, shape, job.num_inference_steps * num_rows)
+
+
+def _work_of(stage: str, record: Any) -> Bulk:
+    """The size of a record's work in that stage."""
     if isinstance(record, GenerationRequest):
-        return "", _ANY, 1
-    job: Job = record.job
-    num_units = 1
-    if stage == "sampler":
-        num_units = job.num_inference_steps * (2 if job.is_guided else 1)
-    return job.model_version, Shape(job.num_frames, job.height_px, job.width_px), num_units
+        return Bulk("", _ANY, 1)
+    bulk = bulk_of(record.job)
+    return bulk if stage == "sampler" else bulk._replace(num_units=1)
 
 
 def _as_json(learned: Learned) -> list[Any]:

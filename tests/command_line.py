@@ -11,6 +11,8 @@ from typing import Protocol
 import pytest
 
 from streams.cli import main
+from streams.local.stack import as_environment
+from streams.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,8 @@ def command_line(
         return Ran(ended.value.code, *capsys.readouterr())
 
     return run
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """What makes a command talk to the pipeline of these settings."""
+    return {f"REEL_{name.upper()}": str(text) for name, text in as_environment(settings).items()}

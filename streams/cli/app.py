@@ -211,6 +211,17 @@ def jobs(
 
 
 @app.command()
+def tenants(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As a JSON array.")] = False,
+) -> None:
+    """Tell who waits how long, and why, the longest wait first."""
+    from streams.cli.tenants import list_tenants
+
+    raise typer.Exit(list_tenants(tenant, is_json=json))
+
+
+@app.command()
 def subscribe(
     group: Annotated[str | None, typer.Option(help="The consumer group.")] = None,
 ) -> None:

@@ -15,9 +15,8 @@ from streams.kafka.admin import check_topics
 from streams.kafka.migration import grow_topics, unfinished
 from streams.local.stack import LocalStack, as_environment
 from streams.local.worker_process import python_environment
-from streams.settings import Settings
 from streams.topology import VIDEOS_DONE, stage
-from tests.command_line import Reel, command_line
+from tests.command_line import Reel, command_line, environment_of
 from tests.e2e.reading import Tail
 from tests.e2e.scene import Scene, open_scene
 
@@ -38,10 +37,6 @@ def reel(
 ) -> Reel:
     """The command line."""
     return command_line(monkeypatch, capsys, tmp_path)
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    return {f"REEL_{name.upper()}": str(text) for name, text in as_environment(settings).items()}
 
 
 def test_a_pipeline_grows_under_load_and_every_job_ends_once(growing: Scene, reel: Reel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import defaultdict
@@ -13,6 +14,7 @@ import pytest
 
 from schemas.records import VideoDone
 from streams.topology import REQUESTS_DEFERRED
+from tests.command_line import Reel, command_line, environment_of
 from tests.e2e.reading import Tail
 from tests.e2e.scene import Scene, open_scene
 
@@ -27,6 +29,14 @@ def scene(kafka_home: Path, tmp_path: Path) -> Iterator[Scene]:
     changes = {"tier_jobs": {"free": float(QUOTA)}, "tier_parked": {"free": 100.0}}
     with open_scene(tmp_path, kafka_home, batch_age_ms=100, **changes) as scene:
         yield scene
+
+
+@pytest.fixture
+def reel(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Reel:
+    """The command line."""
+    return command_line(monkeypatch, capsys, tmp_path)
 
 
 def jobs(name: str, count: int) -> list[str]:
@@ -69,12 +79,23 @@ def test_a_tenant_over_its_quota_waits_and_others_do_not_whoever_is_killed(scene
 
 
 def test_over_the_bound_on_what_is_parked_a_request_is_refused_with_the_time_to_retry(
-    scene: Scene,
+    scene: Scene, reel: Reel
 ) -> None:
     scene.submit_without_sampler(jobs("first", QUOTA))
     more = jobs("more", 200)
     scene.submit(more)
     scene.watch(lambda: len(scene.done) >= 90, lambda: None)  # while the sampler is away
+    shown = reel("tenants", "--json", **environment_of(scene.stack.settings))
+    rows = {row["why"]: row for row in json.loads(shown.stdout)}
+    assert set(rows) == {"parked: concurrent_jobs", "queued for sampler"}
+    assert {(row["tenant_id"], row["tier"]) for row in rows.values()} == {("acme", "free")}
+    assert abs(rows["parked: concurrent_jobs"]["num_jobs"] - 100) <= QUOTA
+    assert abs(rows["queued for sampler"]["num_jobs"] - QUOTA) <= QUOTA // 2
+    assert all(row["waited_s"] > 0 and row["gpu_s"] > 0 for row in rows.values())
+    table = reel("tenants", "--tenant", "acme")
+    assert table.stdout.splitlines()[0] == "tenant\ttier\tjobs\tlongest\tGPU s\twhy"
+    assert len(table.stdout.splitlines()) == 3
+    assert reel("tenants", "--tenant", "nobody").stderr == "nobody waits\n"
     scene.wait_for(*more)
     refused = [scene.done[job_id][0] for job_id in more if scene.ended(job_id)[0] != "completed"]
     assert {(each.status, each.reason_code) for each in refused} == {("rejected", "quota_exceeded")}

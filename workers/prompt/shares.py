@@ -10,10 +10,9 @@ from typing import TypeVar
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import CleanedPrompt, GenerationRequest, Job, VideoDone
 from streams.core.admission import Quotas
-from streams.core.cost import Shape
-from streams.core.shares import Bulk, JobSeen, Level, Payer, Share, Source
+from streams.core.shares import JobSeen, Level, Payer, Share, Source
 from streams.core.tiers import OFF_PEAK
-from streams.costs import PRIORS
+from streams.costs import PRIORS, bulk_of
 from streams.engine import Task
 from streams.errors import Rejected
 from streams.placement import home_partition
@@ -108,7 +107,4 @@ def quotas_of(settings: Settings) -> Quotas:
 
 def _share(job: Job, partition: int, source: Source, is_charged: bool) -> Share:
     tier = OFF_PEAK if job.is_deferrable else job.tier
-    shape = Shape(job.num_frames, job.height_px, job.width_px)
-    num_units = job.num_inference_steps * (2 if job.is_guided else 1)
-    bulk = Bulk(job.model_version, shape, num_units)
-    return Share(Payer(partition, tier, job.tenant_id), bulk, source, is_charged)
+    return Share(Payer(partition, tier, job.tenant_id), bulk_of(job), source, is_charged)
