@@ -1,7 +1,8 @@
 """Whose job it is, and who began its later runs: the meaning of two fences (DESIGN 4.1).
 
     <tenant>/<job>/request      `Claim`: the first request under the job id, by the prompt stage
-    <tenant>/<job>/runs/<run>   `RunClaim`: the request record that a redrive produces for the run
+    <tenant>/<job>/runs/<run>   `RunClaim`: the request record that a redrive produces for the run,
+                                and whose redrive it was
 
 Both are JSON, bytes in base64. Every record and every VideoDone of the job uses the partition of
 `request`, whatever has become of tiers and tenants since.
@@ -13,6 +14,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from schemas.records import GenerationRequest
@@ -34,14 +36,28 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Author:
+    """Who began a run, when and why. `order_id`: as part of which order (streams/audit.py)."""
+
+    by: str
+    at: datetime
+    why: str | None = None
+    order_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunClaim:
-    """The record that begins a redriven run, to be produced exactly so."""
+    """The record that begins a redriven run, to be produced exactly so.
+
+    `author` None: the claim is older than that field.
+    """
 
     topic: str
     partition: int
     key: bytes | None
     value: bytes
     headers: Headers
+    author: Author | None = None
 
 
 def claim_request(
@@ -104,6 +120,7 @@ def run_claim_body(claim: RunClaim) -> bytes:
             "key": _text(claim.key),
             "value": _text(claim.value),
             "headers": [[name, _text(value)] for name, value in claim.headers],
+            "author": None if (author := claim.author) is None else author_fields(author),
         }
     )
 
@@ -116,7 +133,7 @@ def read_run_claim(body: bytes) -> RunClaim:
     """
     try:
         fields = json.loads(body)
-        value = _bytes(fields["value"])
+        value, said = _bytes(fields["value"]), fields.get("author")
         if value is None:
             raise ValueError("no value")
         return RunClaim(
@@ -125,6 +142,7 @@ def read_run_claim(body: bytes) -> RunClaim:
             key=_bytes(fields["key"]),
             value=value,
             headers=tuple((str(name), _bytes(text)) for name, text in fields["headers"]),
+            author=None if said is None else read_author(said),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FatalError(f"a run fence holds no record: {type(error).__name__}") from error
@@ -142,6 +160,18 @@ def request_sha256(request: GenerationRequest) -> str:
         and (name not in _YOUNGER or getattr(request, name))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def author_fields(author: Author) -> dict[str, str | None]:
+    """An author as JSON has it."""
+    at = author.at.isoformat()
+    return {"by": author.by, "at": at, "why": author.why, "order_id": author.order_id}
+
+
+def read_author(fields: dict[str, Any]) -> Author:
+    """What `author_fields` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    at = datetime.fromisoformat(fields["at"])
+    return Author(fields["by"], at, fields["why"], fields["order_id"])
 
 
 def _json(fields: dict[str, Any]) -> bytes:

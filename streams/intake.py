@@ -83,6 +83,7 @@ class Intake:
             _identity(record) if isinstance(record, GenerationRequest) else None,
             self._charge(task),
             None if verdict or self._share is None else self._share(task),
+            num_diverted=origin.num_diverted,
         )
         return Delivered(partition, raw.offset, work, verdict)
 

@@ -36,10 +36,12 @@ class Origin:
     """Where a record lay before it was ever retried, and its counters."""
 
     topic: str
+    partition: int
     offset: int
     timestamp_ms: int
     try_number: int = 1
     crashes: Crashes = NO_CRASHES
+    num_diverted: int = 0
 
 
 def origin_of(task: Task) -> Origin:
@@ -49,14 +51,17 @@ def origin_of(task: Task) -> Origin:
     is no number counts as none.
     """
     if not _is_retried(task):
-        return Origin(task.topic, task.offset, task.timestamp_ms)
+        return Origin(task.topic, task.partition, task.offset, task.timestamp_ms)
     said = texts(task.headers, RETRY_PREFIX)
+    partition = _number(said.get("origin-partition"), task.partition)
     return Origin(
         said.get("origin-topic", task.topic),
+        partition if partition < 1 << 31 else task.partition,
         _number(said.get("origin-offset"), task.offset),
         _number(said.get("origin-timestamp-ms"), task.timestamp_ms),
         max(1, _number(said.get("try"), 1)),
         Crashes(_number(said.get("crashes"), 0), _number(said.get("crashes-alone"), 0)),
+        _number(said.get("diverted"), 0),
     )
 
 
@@ -78,8 +83,10 @@ def retry_letter(stage: Stage, task: Task, command: Retry) -> Output:
         "crashes-alone": str(work.crashes.num_alone),
         "reason": command.fault.reason_code,
         "origin-topic": origin.topic,
+        "origin-partition": str(origin.partition),  # a misplaced request is forwarded later
         "origin-offset": str(origin.offset),
         "origin-timestamp-ms": str(origin.timestamp_ms),
+        "diverted": str(work.num_diverted),
     }
     return Output(
         retry_topic(stage.reads, command.delay_s),
@@ -113,7 +120,7 @@ def dead_letter(
     added = {
         "stage": stage.name,
         "topic": origin.topic,
-        "partition": str(task.partition),
+        "partition": str(origin.partition),
         "offset": str(origin.offset),
         "timestamp-ms": str(origin.timestamp_ms),
         "run": str(work.run),
@@ -129,7 +136,7 @@ def dead_letter(
     }
     spring: Headers = (
         ("kafka_dlt-original-topic", origin.topic.encode()),
-        ("kafka_dlt-original-partition", task.partition.to_bytes(4, "big", signed=True)),
+        ("kafka_dlt-original-partition", origin.partition.to_bytes(4, "big", signed=True)),
         ("kafka_dlt-original-offset", origin.offset.to_bytes(8, "big", signed=True)),
         ("kafka_dlt-original-timestamp", origin.timestamp_ms.to_bytes(8, "big", signed=True)),
     )
@@ -181,7 +188,8 @@ class StageLetters:
             try_number=work.try_number,
             detail=f"{command.fault.reason_code}, again in {command.delay_s} s",
         )
-        return self._announcement(task, event, f"retried-{work.try_number}-{work.crashes.num}")
+        counters = f"{work.try_number}-{work.crashes.num}-{work.num_diverted}"
+        return self._announcement(task, event, f"retried-{counters}")
 
 
 def pack_original(task: Task) -> bytes:

@@ -19,7 +19,7 @@ from schemas.cloudevents import event_headers, event_id
 from schemas.codec import Codec, UndecodableRecord, UnencodableRecord
 from schemas.records import GenerationRequest, VideoDone
 from streams.blobs.fences import Fences
-from streams.claims import Claim, RunClaim, read_claim, read_run_claim, run_claim_body
+from streams.claims import Author, Claim, RunClaim, read_claim, read_run_claim, run_claim_body
 from streams.errors import FatalError
 from streams.topology import REQUESTS, STAGES
 
@@ -118,11 +118,12 @@ def plan_run(fences: Fences, codec: Codec, tenant: str, job: str, run: int) -> P
 
 
 def claim_redrive(
-    fences: Fences, codec: Codec, plan: BeginRun, now: datetime, deadline_s: float
+    fences: Fences, codec: Codec, plan: BeginRun, author: Author, deadline_s: float
 ) -> RunClaim | NothingToDo:
     """Claim the run; the record to produce, which is the winner's where another was faster.
 
-    The run gets a deadline of its own, `deadline_s` from `now`. Only after its wish is on
+    It is written down who began it: a record of another `author` was claimed by somebody else. The
+    run gets a deadline of its own, `deadline_s` from then. Only after its wish is on
     `jobs.control`, or a death right after the claim would leave nobody who knows of it.
 
     Raises:
@@ -130,10 +131,11 @@ def claim_redrive(
         FatalError: a fence holds what nobody of ours writes.
     """
     try:
-        record = _record_of(codec, plan, now, now + timedelta(seconds=deadline_s))
+        record = _record_of(codec, plan, author.at, author.at + timedelta(seconds=deadline_s))
     except (UndecodableRecord, UnencodableRecord) as error:
         return _unfit(error)
-    body = fences.claim_run(plan.tenant_id, plan.job_id, plan.run, run_claim_body(record))
+    body = run_claim_body(replace(record, author=author))
+    body = fences.claim_run(plan.tenant_id, plan.job_id, plan.run, body)
     return read_run_claim(body)
 
 
@@ -144,7 +146,7 @@ def complete_redrive(
     job: str,
     run: int,
     *,
-    now: datetime,
+    author: Author,
     deadline_s: float,
 ) -> RunClaim | NothingToDo:
     """Act on a wish found on `jobs.control`: the record to produce, acknowledged, or why none.
@@ -157,7 +159,7 @@ def complete_redrive(
     """
     match plan_run(fences, codec, tenant, job, run):
         case BeginRun() as plan:
-            return claim_redrive(fences, codec, plan, now, deadline_s)
+            return claim_redrive(fences, codec, plan, author, deadline_s)
         case SendAgain(record=record):
             return record
         case nothing:

@@ -35,9 +35,10 @@ CHUNK_BYTES: Final = 1 << 20
 
 DEAD_LETTERS: Final = "dead-letters"
 PROBES: Final = "reel-probe"
-OUR_FOLDERS: Final = frozenset({DEAD_LETTERS, PROBES})
-"""Beside the tenants' folders: originals that fit no topic, and what probes have put. No tenant
-has such a name."""
+REDRIVES: Final = "redrives"
+OUR_FOLDERS: Final = frozenset({DEAD_LETTERS, PROBES, REDRIVES})
+"""Beside the tenants' folders: originals that fit no topic, what probes have put, and who had what
+redriven. No tenant has such a name."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

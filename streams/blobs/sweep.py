@@ -1,7 +1,8 @@
 """What may go from the object store, and its going: blobs that no live record names.
 
-Never touched: the records themselves (`request`, `runs/*`, `outcome`, `result.*`: they outlive
-every topic, DESIGN 2), what a VideoDone names, and every key that is none of ours. Of the rest
+Never touched: the records themselves (`request`, `runs/*`, `outcome`, `result.*`, and who had them
+redriven, `redrives/*`: they outlive every topic, DESIGN 2), what a VideoDone names, and every key
+that is none of ours. Of the rest
 
     run with an outcome       goes once outcome and blob are older than the grace
     run without               stays where a `result.*` names it, however long a stage lags; what
@@ -25,7 +26,7 @@ from itertools import groupby
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import Record, VideoDone
 from streams import topology
-from streams.blobs.base import DEAD_LETTERS, PROBES, BlobStore, Found, check_ref
+from streams.blobs.base import DEAD_LETTERS, PROBES, REDRIVES, BlobStore, Found, check_ref
 from streams.blobs.named import blobs_of
 from streams.errors import BlobCorrupt, InvalidRecord
 
@@ -46,6 +47,7 @@ class Kind(Enum):
 
 
 _KINDS = (
+    (Kind.RECORD, re.compile(rf"{REDRIVES}/{_NAME}/(order|runs\.{_NUMBER}|ended|{_SHA256})")),
     (Kind.RECORD, re.compile(rf"{_NAME}/{_NAME}/(request|runs/{_NUMBER})")),
     (Kind.RECORD, re.compile(rf"{_RUN}/(outcome|{_NAME}/result\.{_NUMBER})")),
     (Kind.DEAD_LETTER, re.compile(rf"{DEAD_LETTERS}(/{_NAME})*/{_SHA256}")),

@@ -44,6 +44,10 @@ Model = Annotated[
 ]
 Broker = Annotated[BrokerKind | None, typer.Option(help="The broker to start.")]
 Brokers = Annotated[int, typer.Option(metavar="1|3", help="How many Apache Kafka brokers.")]
+FromTopic = Annotated[
+    str | None,
+    typer.Option("--topic", help="In this one, which Spring or Connect writes; else the stages'."),
+]
 OnlyStage = Annotated[str | None, typer.Option("--stage", help="Only this stage's.")]
 OnlyTenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant's.")]
 OnlyReason = Annotated[str | None, typer.Option("--reason", help="Only with this reason code.")]
@@ -321,6 +325,7 @@ def stage_resume(stage: StageName) -> None:
 
 @dlt_app.command("list")
 def dlt_list(
+    topic: FromTopic = None,
     stage: OnlyStage = None,
     tenant: OnlyTenant = None,
     reason: OnlyReason = None,
@@ -330,7 +335,7 @@ def dlt_list(
     """List dead letters, oldest first, and what has become of their jobs."""
     from streams.cli.dead_letters import list_letters
 
-    raise typer.Exit(list_letters(stage, tenant, reason, since, limit))
+    raise typer.Exit(list_letters(topic, stage, tenant, reason, since, limit))
 
 
 @dlt_app.command("show")
@@ -350,6 +355,7 @@ def dlt_redrive(
         str | None,
         typer.Argument(metavar="[STAGE/PARTITION/OFFSET|JOB]", help="One letter, or one job."),
     ] = None,
+    topic: FromTopic = None,
     stage: OnlyStage = None,
     tenant: OnlyTenant = None,
     reason: OnlyReason = None,
@@ -359,19 +365,37 @@ def dlt_redrive(
     rate: Annotated[
         str | None, typer.Option(metavar="N/s", help="Begin at most so many runs a second.")
     ] = None,
+    why: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="For the record; many want a reason.")
+    ] = None,
 ) -> None:
     """Begin the next run of jobs that failed or expired; a line for each, what was done or why not.
 
+    A letter of Spring or Connect whose run is open, or is done, is put back where it came from.
+
     A job that completed, was cancelled or rejected is left alone, and so is one under way: to do it
-    twice does it once.
+    twice does it once. `reel dlt orders` shows who did it.
     """
-    from streams.cli.dead_letters import redrive_letters
+    from streams.cli.redrive import redrive_letters
 
     raise typer.Exit(
         redrive_letters(
-            target, stage, tenant, reason, since, rate, is_all=every, is_dry_run=dry_run
+            target, topic, stage, tenant, reason, since, rate, why,
+            is_all=every, is_dry_run=dry_run,
         )
-    )
+    )  # fmt: skip
+
+
+@dlt_app.command("orders")
+def dlt_orders(
+    order: Annotated[
+        str | None, typer.Argument(metavar="[ORDER]", help="Only this one, with its jobs.")
+    ] = None,
+) -> None:
+    """List who had what redriven, when and why, oldest first."""
+    from streams.cli.redrive import list_orders
+
+    raise typer.Exit(list_orders(order))
 
 
 @blobs_app.command("sweep")

@@ -1,11 +1,10 @@
-"""dlt list, show, redrive: dead letters, and the next run of their jobs."""
+"""dlt list, show: dead letters, and what has become of their jobs."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import json
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
@@ -15,16 +14,16 @@ from typing import Any
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import VideoDone
+from streams.audit import put_back_by
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
+from streams.claims import Author, read_run_claim
 from streams.cli.context import client_settings, make_client, make_codec, make_store
 from streams.cli.terminal import print_table, result, say
-from streams.cli.wishes import parse_rate, parse_since
-from streams.client import Client, ClientError, Connection, UnknownJob
+from streams.cli.wishes import parse_since
+from streams.client import Client, ClientError, Connection
 from streams.client.dead_letters import (
-    CONNECTS,
     OURS,
-    SPRINGS,
     DeadLetter,
     JobName,
     as_text,
@@ -34,8 +33,9 @@ from streams.client.dead_letters import (
     read_dead_letter,
     read_dead_letters,
 )
+from streams.client.foreign_letters import CONNECTS, SPRINGS, BadHeaders, came_from
+from streams.client.put_back import identity
 from streams.errors import FatalError, InvalidRecord, SettingsError
-from streams.redrive import BeginRun, NothingToDo, Plan, SendAgain
 from streams.settings import Settings
 from streams.topology import Stage, worker_stages
 
@@ -44,16 +44,29 @@ _MAX_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class Choice:
     """Which dead letters are meant; None: any."""
 
     stage: str | None
     tenant: str | None
     reason: str | None
     since: datetime | None
+    topic: str | None = None  # a foreign application's
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def topics(self) -> tuple[str, ...]:
+        """Where they lie. Raises SettingsError for a stage that has none."""
+        own = tuple(stage.dead_letters for stage in self._stages)
+        return own if self.topic is None else (self.topic,)
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether that one is meant, as far as it says itself."""
+        if self.reason not in (None, letter.findings.get("reason-code")):
+            return False
+        return self.stage is None or (letter.stage is not None and letter.stage.name == self.stage)
+
+    @property
+    def _stages(self) -> tuple[Stage, ...]:
         stages = worker_stages()
         if self.stage is None:
             return stages
@@ -64,7 +77,7 @@ class _Choice:
         return found
 
 
-class _Pipeline:
+class Pipeline:
     """What the commands ask: topics, records, fences."""
 
     def __init__(self, settings: Settings) -> None:
@@ -75,26 +88,34 @@ class _Pipeline:
         self.fences = Fences(self.store)
 
     def client(self) -> Client:
+        """A client for it, to be closed."""
         return make_client(self.settings, self.store)
 
     async def letters(
-        self, choice: _Choice
+        self, choice: Choice
     ) -> AsyncGenerator[tuple[DeadLetter, JobName | None], None]:
         """The letters that are meant, and whose they are."""
         since_ms = None if choice.since is None else int(choice.since.timestamp() * 1000)
-        reading = read_dead_letters(self.connection, choice.stages, since_ms)
+        reading = read_dead_letters(self.connection, choice.topics, since_ms)
         async with aclosing(reading) as letters:
             async for letter in letters:
-                if choice.reason not in (None, letter.findings.get("reason-code")):
+                if not choice.takes(letter):
                     continue
                 job = await asyncio.to_thread(job_of, letter, self.codec, self.store)
                 if choice.tenant is None or (job and job.tenant_id == choice.tenant):
                     yield letter, job
 
-    def status(self, job: JobName | None) -> str:
-        """What has become of a letter's job. Blocking."""
+    def author(self, job: JobName) -> Author | None:
+        """Who began the run after the letter's, if anybody did. Blocking."""
+        body = self.fences.claimed_run(job.tenant_id, job.job_id, job.run + 1)
+        return None if body is None else read_run_claim(body).author
+
+    def status(self, letter: DeadLetter, job: JobName | None) -> str:
+        """What has become of a letter, or of its job. Blocking."""
         if job is None:
             return "no job"
+        if letter.is_foreign and put_back_by(self.store, identity(letter)) is not None:
+            return "put back"
         tenant, job_id, run = job.tenant_id, job.job_id, job.run
         if self.fences.claimed_run(tenant, job_id, run + 1) is not None:
             return f"redriven as run {self.fences.latest_run(tenant, job_id)}"
@@ -109,11 +130,16 @@ class _Pipeline:
 
 
 def list_letters(
-    stage: str | None, tenant: str | None, reason: str | None, since: str | None, limit: int
+    topic: str | None,
+    stage: str | None,
+    tenant: str | None,
+    reason: str | None,
+    since: str | None,
+    limit: int,
 ) -> int:
     """Print the newest letters as a table, oldest first. The exit code."""
-    choice = _Choice(stage, tenant, reason, parse_since(since, datetime.now(UTC)))
-    pipeline = _Pipeline(client_settings())
+    choice = Choice(stage, tenant, reason, parse_since(since, datetime.now(UTC)), topic)
+    pipeline = Pipeline(client_settings())
     newest: list[tuple[int, int, DeadLetter, JobName | None]] = []
     number = count()
 
@@ -124,7 +150,7 @@ def list_letters(
                 if len(newest) > limit:
                     heapq.heappop(newest)
 
-    _ = choice.stages  # wrong use is told before anybody is asked
+    _ = choice.topics  # wrong use is told before anybody is asked
     asyncio.run(read())
     columns = ("letter", "at", "reason", "job", "tenant", "run", "try", "status")
     rows = [
@@ -136,7 +162,7 @@ def list_letters(
             job.tenant_id if job else "-",
             str(job.run) if job else "-",
             letter.findings.get("try", "-"),
-            pipeline.status(job),
+            pipeline.status(letter, job),
         )
         for _, _, letter, job in sorted(newest, key=lambda each: each[:2])
     ]
@@ -148,13 +174,18 @@ def list_letters(
 
 def show_letter(address: str, *, is_prompt_shown: bool) -> int:
     """Print all of a letter but, unless it is asked for, the prompt. The exit code."""
-    stage, partition, offset = parse_address(address)
-    pipeline = _Pipeline(client_settings())
-    letter = asyncio.run(_find(pipeline, stage, partition, offset))
+    _ = parse_address(address)  # wrong use is told before anybody is asked
+    pipeline = Pipeline(client_settings())
+    letter = asyncio.run(find_letter(pipeline, address))
     job = job_of(letter, pipeline.codec, pipeline.store)
     result(f"letter: {letter.address}")
     result(f"at: {_at(letter.timestamp_ms)}")
-    result(f"status: {pipeline.status(job)}")
+    result(f"status: {pipeline.status(letter, job)}")
+    if job is not None and (author := pipeline.author(job)) is not None:
+        at = author.at.isoformat(timespec="seconds")
+        result(f"redriven: by {author.by} at {at}, order {author.order_id}: {author.why or '-'}")
+    if letter.is_foreign:
+        result(f"redrive: {_redrive_of(letter)}")
     for name, text in sorted(letter.findings.items()):
         result(f"{name}: {text}")
     result(f"key: {as_text(letter.key)}")
@@ -176,121 +207,21 @@ def show_letter(address: str, *, is_prompt_shown: bool) -> int:
     return 0
 
 
-def redrive_letters(
-    target: str | None,
-    stage: str | None,
-    tenant: str | None,
-    reason: str | None,
-    since: str | None,
-    rate: str | None,
-    *,
-    is_all: bool,
-    is_dry_run: bool,
-) -> int:
-    """Redrive one letter or job, or all that are meant; a line for each. The exit code."""
-    filters = (stage, reason, since)
-    if target is not None and (is_all or any(filters)):
-        raise SettingsError("one letter or job, or a filter, not both")
-    if target is None and not (is_all or tenant or any(filters)):
-        raise SettingsError(
-            "want STAGE/PARTITION/OFFSET, a JOB, a filter such as --stage, or --all"
-        )
-    if target is not None and "/" in target and tenant is not None:
-        raise SettingsError("a letter knows its tenant: --tenant goes with a JOB or a filter")
-    rate_per_s = parse_rate(rate)
-    choice = _Choice(stage, tenant, reason, parse_since(since, datetime.now(UTC)))
-    _ = choice.stages
-    place = parse_address(target) if target is not None and "/" in target else None
-    redriver = _Redriver(_Pipeline(client_settings()), rate_per_s, is_dry_run=is_dry_run)
-    if place is not None:
-        return asyncio.run(redriver.letter(*place))
-    if target is not None:
-        return asyncio.run(redriver.job(target, tenant))
-    return asyncio.run(redriver.all_of(choice))
+def _redrive_of(letter: DeadLetter) -> str:
+    """What a redrive would do about a letter that is none of ours, while its run is open."""
+    try:
+        origin = came_from(letter.headers)
+    except BadHeaders as fault:
+        return f"not possible: {fault}"
+    return f"puts it back on {origin.stage.reads}, partition {origin.partition}"
 
 
-class _Redriver:
-    """Redrives, or says what a redrive would do."""
-
-    def __init__(self, pipeline: _Pipeline, rate_per_s: float | None, *, is_dry_run: bool) -> None:
-        self._pipeline, self._is_dry_run = pipeline, is_dry_run
-        self._rest_s = 0.0 if rate_per_s is None or is_dry_run else 1.0 / rate_per_s
-        # The latest jobs: many letters may be one job's. To ask again would be harmless.
-        self._seen: OrderedDict[JobName, None] = OrderedDict()
-
-    async def letter(self, stage: Stage, partition: int, offset: int) -> int:
-        """The exit code: 1 where the letter's job can never be redriven."""
-        letter = await _find(self._pipeline, stage, partition, offset)
-        job = await asyncio.to_thread(job_of, letter, self._pipeline.codec, self._pipeline.store)
-        if job is None:
-            result(f"{letter.address}\t-\tleft alone: no job of its own")
-            return 1
-        async with self._pipeline.client() as client:
-            return _exit_code(await self._redrive(client, job.job_id, job.tenant_id, job.run + 1))
-
-    async def job(self, job_id: str, tenant: str | None) -> int:
-        """The exit code: 1 where the job can never be redriven."""
-        async with self._pipeline.client() as client:
-            if tenant is None:
-                if (row := await client.find(job_id)) is None:
-                    raise UnknownJob(f"no job {job_id}")
-                tenant = row.tenant_id
-            return _exit_code(await self._redrive(client, job_id, tenant, None))
-
-    async def all_of(self, choice: _Choice) -> int:
-        """The exit code: 0, whatever was left alone."""
-        num_begun = 0
-        async with (
-            self._pipeline.client() as client,
-            aclosing(self._pipeline.letters(choice)) as letters,
-        ):
-            async for letter, job in letters:
-                if job is None:
-                    result(f"{letter.address}\t-\tleft alone: no job of its own")
-                elif self._is_first(job):
-                    done = await self._redrive(client, job.job_id, job.tenant_id, job.run + 1)
-                    if not isinstance(done, NothingToDo):
-                        num_begun += 1
-                        await asyncio.sleep(self._rest_s)
-        say(f"{num_begun} {'would be ' if self._is_dry_run else ''}redriven")
-        return 0
-
-    async def _redrive(self, client: Client, job_id: str, tenant: str, run: int | None) -> Plan:
-        if self._is_dry_run:
-            done = await client.plan_redrive(job_id, tenant_id=tenant, run=run)
-        else:
-            deadline_s = self._pipeline.settings.deadline_s
-            done = await client.redrive(job_id, tenant_id=tenant, run=run, deadline_s=deadline_s)
-        would = "would be " if self._is_dry_run else ""
-        match done:
-            case BeginRun():
-                what = f"run {done.run} {would}begun"
-            case SendAgain():
-                what = f"run {done.run} {would}sent again"
-            case _:
-                what = f"left alone: {done.reason}"
-        result(f"{job_id}\t{tenant}\t{what}")
-        return done
-
-    def _is_first(self, job: JobName) -> bool:
-        if job in self._seen:
-            return False
-        self._seen[job] = None
-        if len(self._seen) > _MAX_REMEMBERED:
-            self._seen.popitem(last=False)
-        return True
-
-
-async def _find(pipeline: _Pipeline, stage: Stage, partition: int, offset: int) -> DeadLetter:
-    letter = await read_dead_letter(pipeline.connection, stage, partition, offset)
+async def find_letter(pipeline: Pipeline, address: str) -> DeadLetter:
+    """The letter at that place. Raises ClientError where there is none."""
+    letter = await read_dead_letter(pipeline.connection, *parse_address(address))
     if letter is None:
-        raise ClientError(f"no dead letter {stage.name}/{partition}/{offset}")
+        raise ClientError(f"no dead letter {address}")
     return letter
-
-
-def _exit_code(done: Plan) -> int:
-    is_hopeless = isinstance(done, NothingToDo) and done.why in ("final", "unknown", "unfit")
-    return 1 if is_hopeless else 0
 
 
 def _at(timestamp_ms: int) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import re
-import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime
@@ -28,9 +26,10 @@ from schemas.records import (
 )
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
+from streams.claims import Author
 from streams.client.connection import ClientError, Connection, NotDone, UnknownJob, WrongRequest
 from streams.client.files import write_whole
-from streams.client.ids import new_job_id
+from streams.client.ids import issuer, new_job_id
 from streams.client.job_rows import JobRow, fold_jobs
 from streams.client.log_reader import LogReader, open_log, stop_quietly
 from streams.client.outcomes import LOOKBACK_S, outcomes_of_all, outcomes_of_group
@@ -130,11 +129,9 @@ class Client:
 
         With an `idempotency_key` the job id is that of (tenant, key): to submit twice is one job.
         None leaves a choice to the model or the tier. A deferrable job waits until nothing else
-        does. A step-cached one skips what changes little between two steps: it is faster, and its
-        video is another. Of `allowed_degradations`, `fewer_steps` or `smaller`, use is made where
-        it would miss its deadline otherwise.
-
-        Raises WrongRequest for values that no request can hold.
+        does. A step-cached one skips what changes little between two steps: faster, and another
+        video. Of `allowed_degradations`, `fewer_steps` or `smaller`, use is made where it would
+        miss its deadline otherwise. Raises WrongRequest for values that no request can hold.
         """
         request = GenerationRequest(
             job_id=derive_job_id(tenant_id, idempotency_key) if idempotency_key else new_job_id(),
@@ -186,7 +183,7 @@ class Client:
             value = self._codec.encode(request)
         except (ValueError, UnencodableRecord) as fault:
             raise WrongRequest(str(fault)) from fault
-        await self._produce(REQUESTS, partition, request.job_id.encode(), value, headers)
+        await self.produce(REQUESTS, partition, request.job_id.encode(), value, headers)
 
     async def control_stage(
         self, name: str, state: Literal["paused", "running"], reason: str | None = None
@@ -196,9 +193,9 @@ class Client:
             stage(name)
         except KeyError:
             raise WrongRequest(f"no stage {name!r}") from None
-        control = StageControl(name, state, datetime.now(UTC), _issuer(), reason)
+        control = StageControl(name, state, datetime.now(UTC), issuer(), reason)
         await self._partition_count(STAGE_CONTROL)
-        await self._produce(STAGE_CONTROL, 0, name.encode(), self._codec.encode(control), [])
+        await self.produce(STAGE_CONTROL, 0, name.encode(), self._codec.encode(control), [])
 
     async def cancel(self, job_id: str, run: int | None = None) -> int:
         """Wish that a run of a job ends as cancelled; the run, once the wish is acknowledged.
@@ -214,7 +211,7 @@ class Client:
         elif run < 1:
             raise WrongRequest(f"run {run}: runs count from 1")
         await self._control(
-            JobControl(job_id, run, "cancel", datetime.now(UTC), _issuer(), tenant_id=row.tenant_id)
+            JobControl(job_id, run, "cancel", datetime.now(UTC), issuer(), tenant_id=row.tenant_id)
         )
         return run
 
@@ -243,29 +240,35 @@ class Client:
         tenant_id: str | None = None,
         run: int | None = None,
         deadline_s: float = 86_400.0,
+        why: str | None = None,
+        order_id: str | None = None,
     ) -> BeginRun | SendAgain | NothingToDo:
         """Begin the next run of a job that failed or expired; what was done, or why nothing.
 
         With `run` that very run or none: to ask twice begins one. The run's deadline is
-        `deadline_s` from now. It is as good as begun once its wish is acknowledged: whoever is
-        interrupted after that asks again, or leaves the rest to the expirer. Raises as
-        `plan_redrive`.
+        `deadline_s` from now. Its claim says for good who began it, when, why and as part of which
+        order (streams/audit.py). It is as good as begun once its wish is acknowledged: whoever is
+        interrupted after that asks again, or leaves the rest to the expirer. SendAgain where
+        somebody else claimed the run first. Raises as `plan_redrive`.
         """
         plan = await self.plan_redrive(job_id, tenant_id=tenant_id, run=run)
         if isinstance(plan, NothingToDo):
             return plan
         now = datetime.now(UTC)
         if isinstance(plan, BeginRun):
-            wish = JobControl(job_id, plan.run, WISH_KIND, now, _issuer(), tenant_id=plan.tenant_id)
+            wish = JobControl(job_id, plan.run, WISH_KIND, now, issuer(), tenant_id=plan.tenant_id)
             await self._control(wish)
+            author = Author(issuer(), now, why, order_id)
             record = await asyncio.to_thread(
-                claim_redrive, self._known_fences(), self._codec, plan, now, deadline_s
+                claim_redrive, self._known_fences(), self._codec, plan, author, deadline_s
             )
             if isinstance(record, NothingToDo):
                 return record
+            if record.author != author:
+                plan = SendAgain(plan.tenant_id, job_id, plan.run, record)
         else:
             record = plan.record
-        await self._produce(
+        await self.produce(
             record.topic, record.partition, record.key, record.value, list(record.headers)
         )
         return plan
@@ -402,7 +405,7 @@ class Client:
     async def _control(self, wish: JobControl) -> None:
         key = f"{wish.job_id}/{wish.run}/{wish.kind}".encode()
         await self._partition_count(JOB_CONTROL)
-        await self._produce(JOB_CONTROL, 0, key, self._codec.encode(wish), [])
+        await self.produce(JOB_CONTROL, 0, key, self._codec.encode(wish), [])
 
     def _log(
         self, topics: Sequence[str], *, from_beginning: bool = True
@@ -414,7 +417,7 @@ class Client:
             self._counts.update(await self._connection.num_partitions([topic]))
         return self._counts[topic]
 
-    async def _produce(
+    async def produce(
         self,
         topic: str,
         partition: int,
@@ -422,6 +425,7 @@ class Client:
         value: bytes,
         headers: Sequence[tuple[str, bytes | None]],
     ) -> None:
+        """Put a record on the log exactly so; returns once it is acknowledged."""
         with self._connection.faults():
             producer = await self._started_producer()
             try:
@@ -444,7 +448,3 @@ class Client:
                     raise
                 self._producer = producer
             return self._producer
-
-
-def _issuer() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"

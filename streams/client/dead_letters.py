@@ -1,7 +1,7 @@
 """Dead letters as a reader meets them: where they lie, what their headers say, whose they are.
 
-Headers of three origins are understood: ours (`reel-dlt-*`, text), Spring Kafka's
-(`kafka_dlt-*`, numbers big-endian) and Kafka Connect's (`__connect.errors.*`, text).
+Headers of three origins are understood: ours (`reel-dlt-*`, text), Spring Kafka's and Kafka
+Connect's (streams/client/foreign_letters.py).
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ from typing import Any
 from aiokafka import ConsumerRecord, TopicPartition
 
 from schemas.codec import Codec, UndecodableRecord
-from schemas.records import BlobRef, GenerationRequest
+from schemas.records import BlobRef, GenerationRequest, VideoDone
 from streams.blobs.base import BlobStore, check_segment
 from streams.client.connection import BrokerUnreachable, Connection, WrongRequest
+from streams.client.foreign_letters import (
+    CONNECTS,
+    SPRINGS,
+    BadHeaders,
+    came_from,
+    stage_that_reads,
+)
 from streams.client.log_reader import STALL_S, open_consumer, poll_gently
 from streams.errors import InvalidRecord
 from streams.letters import DLT_PREFIX, ORIGINAL_MEDIA_TYPE
 from streams.topology import Stage, worker_stages
 
-OURS, SPRINGS, CONNECTS = DLT_PREFIX, "kafka_dlt-", "__connect.errors."
+OURS = DLT_PREFIX
 
 MAX_ORIGINAL_BYTES = 16 << 20
 """An original that was moved to a blob is read up to this size."""
@@ -32,7 +39,7 @@ MAX_ORIGINAL_BYTES = 16 << 20
 NOT_ITS_OWN = ("idempotency_conflict", "unclaimed_run")
 """Reason codes of letters whose job is another record's, so that they end and redrive nothing."""
 
-_ADDRESS = re.compile(r"([a-z]+)/([0-9]{1,9})/([0-9]{1,18})")
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,249})/([0-9]{1,9})/([0-9]{1,18})")
 _SPRINGS_NUMBERS = ("original-partition", "original-offset", "original-timestamp")
 _SAME: Mapping[str, tuple[str, ...]] = {
     "reason-code": ("exception-cause-fqcn", "exception-fqcn", "exception.class.name"),
@@ -43,6 +50,8 @@ _SAME: Mapping[str, tuple[str, ...]] = {
     "timestamp-ms": ("original-timestamp",),
 }
 _POLL_RECORDS = 100
+_OF_TOPIC = {stage.dead_letters: stage for stage in worker_stages()}
+_THEIRS = (SPRINGS, CONNECTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +65,12 @@ class JobName:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One record of a stage's dead-letter topic, as it lies there.
+    """One record of a dead-letter topic, a stage's or a foreign application's, as it lies there.
 
-    Its timestamp is the original's.
+    The timestamp of ours is the original's.
     """
 
-    stage: Stage
+    topic: str
     partition: int
     offset: int
     timestamp_ms: int
@@ -71,8 +80,29 @@ class DeadLetter:
 
     @property
     def address(self) -> str:
-        """Its name for people and for `parse_address`: stage, partition, offset."""
-        return f"{self.stage.name}/{self.partition}/{self.offset}"
+        """Its name for people and for `parse_address`: stage or topic, partition, offset."""
+        stage = _OF_TOPIC.get(self.topic)
+        return f"{stage.name if stage else self.topic}/{self.partition}/{self.offset}"
+
+    @property
+    def stage(self) -> Stage | None:
+        """Whose input it was; None where that is not said, or was no stage's."""
+        if (own := _OF_TOPIC.get(self.topic)) is not None:
+            return own
+        if not self.is_foreign:
+            return stage_that_reads(self.findings.get("topic", ""))
+        try:
+            return came_from(self.headers).stage
+        except BadHeaders:
+            return None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether no stage of ours wrote it, so that it need not have ended a run."""
+        names = [name for name, _ in self.headers]
+        if any(name.startswith(OURS) for name in names):
+            return False
+        return self.topic not in _OF_TOPIC or any(each.startswith(_THEIRS) for each in names)
 
     @property
     def findings(self) -> dict[str, str]:
@@ -109,7 +139,9 @@ def read_findings(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]
             ours[name.removeprefix(OURS)] = as_text(value)
         elif name.startswith(SPRINGS):
             short = name.removeprefix(SPRINGS)
-            theirs[short] = _number(value) if short in _SPRINGS_NUMBERS else as_text(value)
+            text = _number(value) if short in _SPRINGS_NUMBERS else as_text(value)
+            # Spring appends: the first origin is the true one, the last exception the latest.
+            theirs[short] = theirs.get(short, text) if short.startswith("original-") else text
         elif name.startswith(CONNECTS):
             theirs[name.removeprefix(CONNECTS)] = as_text(value)
     for name, sources in _SAME.items():
@@ -135,19 +167,20 @@ def as_text(value: bytes | None) -> str:
     return " ".join(printable.split()) if printable != text else text
 
 
-def parse_address(text: str) -> tuple[Stage, int, int]:
-    """Stage, partition and offset of a dead letter.
+def parse_address(text: str) -> tuple[str, int, int]:
+    """Topic, partition and offset of a dead letter; a stage's name stands for its topic.
 
     Raises:
         WrongRequest: it is no such address.
     """
     match = _ADDRESS.fullmatch(text)
-    stages = {stage.name: stage for stage in worker_stages()}
-    if match is None or match[1] not in stages:
+    if match is None:
         raise WrongRequest(
-            f"{text!r} is no dead letter: want STAGE/PARTITION/OFFSET, such as sampler/3/17"
+            f"{text!r} is no dead letter: want STAGE/PARTITION/OFFSET, such as sampler/3/17, or"
+            " TOPIC/PARTITION/OFFSET"
         )
-    return stages[match[1]], int(match[2]), int(match[3])
+    topics = {stage.name: topic for topic, stage in _OF_TOPIC.items()}
+    return topics.get(match[1], match[1]), int(match[2]), int(match[3])
 
 
 def original_record(letter: DeadLetter, codec: Codec, store: BlobStore | None) -> Any:
@@ -157,10 +190,12 @@ def original_record(letter: DeadLetter, codec: Codec, store: BlobStore | None) -
         UndecodableRecord: it is no record of its stage's topic, as many a dead letter is not.
         InvalidRecord, BlobMissing, BlobCorrupt, SickHost: its blob cannot be had.
     """
+    if (stage := letter.stage) is None:
+        raise UndecodableRecord("it is not said from which stage's topic it came")
     value = letter.value
     if not value and store is not None and (blob := letter.blob) is not None:
         value = _unpack(store.read(blob, MAX_ORIGINAL_BYTES), blob.media_type)
-    return codec.decode(value, letter.stage.reads_record)
+    return codec.decode(value, stage.reads_record)
 
 
 def job_of(letter: DeadLetter, codec: Codec, store: BlobStore | None) -> JobName | None:
@@ -173,7 +208,7 @@ def job_of(letter: DeadLetter, codec: Codec, store: BlobStore | None) -> JobName
         return None
     try:
         record = original_record(letter, codec, store)
-        job = record if isinstance(record, GenerationRequest) else record.job
+        job = record if isinstance(record, GenerationRequest | VideoDone) else record.job
         name = JobName(check_segment(job.tenant_id), check_segment(job.job_id), job.run)
     except (UndecodableRecord, InvalidRecord):
         return None
@@ -181,15 +216,14 @@ def job_of(letter: DeadLetter, codec: Codec, store: BlobStore | None) -> JobName
 
 
 async def read_dead_letters(
-    connection: Connection, stages: Iterable[Stage], since_ms: int | None = None
+    connection: Connection, topics: Iterable[str], since_ms: int | None = None
 ) -> AsyncGenerator[DeadLetter, None]:
-    """Every dead letter that lay in these stages' topics when reading began, one at a time.
+    """Every dead letter that lay in these topics when reading began, one at a time.
 
     In order within a partition; with `since_ms` only those whose timestamp is not before it.
     Raises BrokerUnreachable if it gets no further, ClientError for a topic that is missing.
     """
-    by_topic = {stage.dead_letters: stage for stage in stages}
-    counts = await connection.num_partitions(by_topic)
+    counts = await connection.num_partitions(topics)
     places = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
     async with open_consumer(connection) as consumer:
         with connection.faults():
@@ -218,17 +252,17 @@ async def read_dead_letters(
                 for record in records:
                     is_recent = since_ms is None or record.timestamp >= since_ms
                     if is_recent and record.offset < left.get(place, 0):
-                        yield _letter(by_topic[place.topic], record)
+                        yield _letter(record)
 
 
 async def read_dead_letter(
-    connection: Connection, stage: Stage, partition: int, offset: int
+    connection: Connection, topic: str, partition: int, offset: int
 ) -> DeadLetter | None:
     """The dead letter at that place; None where there is none (any more)."""
-    counts = await connection.num_partitions([stage.dead_letters])
-    if partition >= counts[stage.dead_letters]:
+    counts = await connection.num_partitions([topic])
+    if partition >= counts[topic]:
         return None
-    place = TopicPartition(stage.dead_letters, partition)
+    place = TopicPartition(topic, partition)
     async with open_consumer(connection) as consumer:
         with connection.faults():
             consumer.assign([place])
@@ -239,7 +273,7 @@ async def read_dead_letter(
             consumer.seek(place, offset)
             batches = await poll_gently(consumer, STALL_S, 1)
     record = next(iter(batches.get(place, ())), None)
-    return None if record is None or record.offset != offset else _letter(stage, record)
+    return None if record is None or record.offset != offset else _letter(record)
 
 
 async def _drop_reached(
@@ -253,9 +287,9 @@ async def _drop_reached(
     return bool(left)
 
 
-def _letter(stage: Stage, record: ConsumerRecord) -> DeadLetter:
+def _letter(record: ConsumerRecord) -> DeadLetter:
     return DeadLetter(
-        stage=stage,
+        topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         timestamp_ms=record.timestamp,

@@ -1,8 +1,10 @@
-"""New job ids."""
+"""New job ids, and who asks for something."""
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
 import time
 import uuid
 
@@ -17,3 +19,8 @@ def new_job_id(now_ms: int | None = None) -> str:
     random_bits = int.from_bytes(os.urandom(10), "big")
     high, low = random_bits >> 68, random_bits & ((1 << 62) - 1)
     return str(uuid.UUID(int=now_ms << 80 | 7 << 76 | high << 64 | 2 << 62 | low))
+
+
+def issuer() -> str:
+    """Who wishes, as wishes and claims say it: user@host."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"

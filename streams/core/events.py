@@ -86,7 +86,8 @@ class Work:
     `identity`: copies of one job stand for each other only if theirs are equal; another request
     under the same job id is none of its copies. `charge`: who pays for it at this stage. `share`:
     what it asks of a quota; None where there is none to be asked. `degradations`: what of it is let
-    go of so that it meets its deadline.
+    go of so that it meets its deadline. `num_diverted`: how often it stepped aside, because it held
+    up what came after it: no failure.
     """
 
     job_id: str | None
@@ -101,6 +102,7 @@ class Work:
     charge: Charge = NOBODY
     share: Share | None = None
     degradations: tuple[str, ...] = ()
+    num_diverted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

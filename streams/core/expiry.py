@@ -29,7 +29,10 @@ class RunKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Something to see to. `is_moved`: the deadline is one that was wished, not the request's."""
+    """Something to see to. `is_moved`: the deadline is one that was wished, not the request's.
+
+    `payload` is that of the request, or the wish to redrive.
+    """
 
     key: RunKey
     kind: Kind
@@ -49,6 +52,7 @@ class _Entry:
     moved_s: float | None = None  # a later wish
     cancel_s: float | None = None
     redrive_s: float | None = None
+    wish: object = None  # to redrive it
     not_before_s: float = float("-inf")
     is_handed_out: bool = False
     place: int = -1  # of its latest item in the heap; older items are stale
@@ -137,10 +141,10 @@ class ExpiryBook:
             entry.moved_s = deadline_s
             self._place(key, entry)
 
-    def redrive_wished(self, key: RunKey, now_s: float) -> None:
-        """Somebody wants the run to begin, and is about to request it."""
+    def redrive_wished(self, key: RunKey, wish: object, now_s: float) -> None:
+        """Somebody wants the run to begin, and is about to request it; the first wish counts."""
         if (entry := self._open(key, now_s)) is not None and entry.redrive_s is None:
-            entry.redrive_s = now_s
+            entry.redrive_s, entry.wish = now_s, wish
             self._place(key, entry)
 
     def due(self, now_s: float, limit: int) -> list[Due]:
@@ -160,7 +164,8 @@ class ExpiryBook:
                 del self._entries[key]
                 continue
             entry.is_handed_out = True
-            handed.append(Due(key, found[1], entry.payload, entry.moved_s is not None))
+            payload = entry.wish if found[1] == "redrive" else entry.payload
+            handed.append(Due(key, found[1], payload, entry.moved_s is not None))
         return handed
 
     def again(self, key: RunKey, at_s: float) -> None:

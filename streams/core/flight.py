@@ -23,8 +23,9 @@ from streams.core.events import (
 from streams.core.offset_map import NO_CRASHES, Crashes
 from streams.core.shares import Over, RunOfJob
 
-Rank = tuple[int, int, int]
-"""Copies of one job order by run, try and crashes: a copy always outranks what it is a copy of."""
+Rank = tuple[int, int, int, int]
+"""Copies of one job order by run, try, crashes and how often they stepped aside: a copy always
+outranks what it is a copy of."""
 
 
 class Phase(Enum):
@@ -84,7 +85,8 @@ class Flight:
 
     def __post_init__(self) -> None:
         """Its rank is that of the record as it was delivered."""
-        self.rank = (self.work.run, self.work.try_number, self.work.crashes.num)
+        work = self.work
+        self.rank = (work.run, work.try_number, work.crashes.num, work.num_diverted)
 
     def question(self) -> Command:
         """What is asked for it in its phase; asking again does no harm."""

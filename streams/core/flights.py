@@ -14,6 +14,7 @@ from streams.core.copies import Copies
 from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition
 from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
 from streams.core.gate import Why
+from streams.core.head_of_line import HEAD_OF_LINE, steps_aside
 from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes
 from streams.core.partitions import OurPartitions
@@ -32,7 +33,7 @@ class Flights:
     """
 
     def __init__(self, ours: OurPartitions, limits: StageLimits) -> None:
-        self._ours, self._policy = ours, limits.retry
+        self._ours, self._policy, self._map_span = ours, limits.retry, limits.map_span
         self._ask_again_s = limits.ask_again_s
         self.by_ticket: dict[Ticket, Flight] = {}
         self.batches: Batches[Ticket] = Batches(
@@ -180,6 +181,26 @@ class Flights:
         work = replace(flight.work, try_number=try_number, crashes=flight.crashes, due_s=None)
         flight.retry = ev.Retry(flight.ticket, work, delay_s, fault)
         self.ask(flight)
+
+    def divert_heads(self) -> None:
+        """Heads that hold up all behind them step aside, and the rest goes on."""
+        for partition in self._ours.held_up:
+            tracker = self._ours.trackers[partition]
+            head = Ticket(partition, tracker.commit_offset, tracker.assignment_epoch)
+            flight = self.by_ticket[head]
+            if not steps_aside(flight.phase, tracker.span, self._map_span):
+                continue
+            if flight.phase is Phase.PARKED:
+                self.move(flight, Phase.PARKING)
+                self.ask(flight)
+                continue
+            if flight.phase is Phase.WAITING:
+                self.batches.remove({head})
+            else:
+                self.commands.append(ev.Drop((head,)))
+            num_diverted = flight.work.num_diverted + 1
+            flight.work = replace(flight.work, num_diverted=num_diverted)
+            self.retry(flight, self._policy.shortest_s, flight.work.try_number, HEAD_OF_LINE)
 
     def end(self, flight: Flight, ending: Ending) -> None:
         """Its run ends without being completed."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from streams.core.admission import Quotas
 from streams.core.fair_queue import Fairness
+from streams.core.offset_map import BACK_PRESSURE_SPAN
 from streams.core.retry import RetryPolicy
 
 
@@ -30,6 +31,7 @@ class StageLimits:
     longest_probe_wait_s: float = 30.0
     leave_after_s: float = 300.0  # a sick host leaves the group
     ask_again_s: float = 1.0  # after a produce or an ending that was refused
+    map_span: int = BACK_PRESSURE_SPAN  # offsets from the commit on; a partition takes no more
     longest_run_s: float = 86_400.0  # wishes of longer ago concern nobody
     commit_interval_s: float = 1.0
     drain_s: float = 20.0

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from streams.core.events import CommitPoint, StartOffset, Ticket, TopicPartition
 from streams.core.gate import Gate, Why
+from streams.core.head_of_line import is_held_up
 from streams.core.offset_map import BACK_PRESSURE_SPAN, encode_offset_map
 from streams.core.offsets import OffsetTracker
 from streams.core.window import Window
@@ -22,12 +23,15 @@ class OurPartitions:
         window_low: int,
         per_tenant: int | None = None,
         look_ahead: int | None = None,
+        map_span: int = BACK_PRESSURE_SPAN,
     ) -> None:
         self.trackers: dict[TopicPartition, OffsetTracker] = {}
         self.gate: Gate[TopicPartition] = Gate()
         self._window: Window[TopicPartition] = Window(
             window_high, window_low, per_tenant, look_ahead
         )
+        self.held_up: set[TopicPartition] = set()  # by their heads, says the offset map
+        self._map_span = map_span
         self._epoch = 0
         self._asked: dict[TopicPartition, CommitPoint] = {}  # by the last commit
         self._dirty: set[TopicPartition] = set()
@@ -57,6 +61,7 @@ class OurPartitions:
             self.trackers.pop(partition, None)
             self.gate.remove(partition)
             self._window.forget(partition)
+            self.held_up.discard(partition)
             self._asked.pop(partition, None)
             self._dirty.discard(partition)
 
@@ -90,7 +95,13 @@ class OurPartitions:
 
     def press_back(self, partition: TopicPartition) -> tuple[Partitions, Partitions]:
         """After a record finished: those to be paused and resumed because of the offset map."""
-        if self.trackers[partition].span >= BACK_PRESSURE_SPAN:
+        tracker = self.trackers[partition]
+        span = tracker.span
+        if is_held_up(span, tracker.num_unfinished, self._map_span):
+            self.held_up.add(partition)
+        elif self.held_up:
+            self.held_up.discard(partition)
+        if span >= self._map_span:
             return self.gate.close(partition, Why.OFFSET_MAP), ()
         return (), self.gate.open(partition, Why.OFFSET_MAP)
 

@@ -37,6 +37,11 @@ class RetryPolicy:
         return self.delays_s[min(rung, len(self.delays_s) - 1)]
 
     @property
+    def shortest_s(self) -> int:
+        """Where a record waits that stepped aside."""
+        return self.delays_s[0]
+
+    @property
     def longest_s(self) -> int:
         """Where a record waits that killed a process all by itself."""
         return self.delays_s[-1]

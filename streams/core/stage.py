@@ -8,6 +8,7 @@ The life of a record, from `Delivered` to a finished offset::
                                          |          |   before the offset counts)
                                        Failed       |
                                          |-- later: retrying -> finished, for a copy is due later
+                                         |   (so is a head that holds up its partition)
                                          +-- dead-lettering -> ending -> producing -> finished
     cancelled, expired, rejected: ---------------------------^
 
@@ -58,8 +59,9 @@ class StageState:
         self.stopped = False
         self.left_because: str | None = None  # a sick host; whoever starts workers must know
         self.ours = OurPartitions(
-            limits.window_high, limits.window_low, limits.window_per_tenant, limits.look_ahead
-        )
+            limits.window_high, limits.window_low, limits.window_per_tenant, limits.look_ahead,
+            limits.map_span,
+        )  # fmt: skip
         self.host = Host(
             Breaker(limits.breaker_limit, limits.probe_wait_s, limits.longest_probe_wait_s),
             limits.leave_after_s,
@@ -369,6 +371,8 @@ class StageState:
             return
         self._here.admit_due()
         self._here.tend_parked()
+        if self._may_start:
+            self._here.divert_heads()
         if self.host.breaker.must_probe(self._here.now_s):
             self._here.commands.append(ev.Probe())
         self._start_batches()

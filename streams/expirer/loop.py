@@ -170,7 +170,7 @@ class Expirer:
             case "deadline" if control.deadline is not None:
                 self._book.deadline_wished(key, control.deadline.timestamp(), now_s)
             case "redrive":
-                self._book.redrive_wished(key, now_s)
+                self._book.redrive_wished(key, control, now_s)
 
     # ---- what is settled
 

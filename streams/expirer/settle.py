@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from schemas.codec import Codec, UndecodableRecord
-from schemas.records import CleanedPrompt, FramesDecoded, GenerationRequest, LatentsReady
+from schemas.records import (
+    CleanedPrompt,
+    FramesDecoded,
+    GenerationRequest,
+    JobControl,
+    LatentsReady,
+)
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
-from streams.claims import Claim, claim_request, read_claim, read_run_claim
+from streams.claims import Author, Claim, claim_request, read_claim, read_run_claim
 from streams.core.events import Headers, Output
 from streams.core.expiry import Due, RunKey
 from streams.core.flights import CANCELLED, EXPIRED
@@ -91,7 +97,7 @@ class Settler:
             InvalidRecord, FatalError: a fence or a request cannot be understood.
         """
         if due.kind == "redrive":
-            return self._redrive(due.key)
+            return self._redrive(due.key, due.payload)
         assert isinstance(due.payload, Seen)
         seen, (tenant, job, run) = due.payload, due.key
         if (outcome := self._fences.outcome(tenant, job, run)) is None:
@@ -162,9 +168,15 @@ class Settler:
             return record
         return None
 
-    def _redrive(self, key: RunKey) -> Verdict:
+    def _redrive(self, key: RunKey, wish: object) -> Verdict:
+        assert isinstance(wish, JobControl)
+        why = f"wished at {wish.issued_at.isoformat(timespec='seconds')}; begun by the {EXPIRER}"
         found = complete_redrive(
-            self._fences, self._codec, *key, now=self._now(), deadline_s=self._longest_deadline_s
+            self._fences,
+            self._codec,
+            *key,
+            author=Author(wish.issued_by, self._now(), why),
+            deadline_s=self._longest_deadline_s,
         )
         if isinstance(found, NothingToDo):
             return Nothing(found.reason)

@@ -138,7 +138,10 @@ def _map_costs(num_records: int = 100_000) -> Callable[[], tuple[int, float]]:
 
 def _stage_costs(num_records: int = 20_000) -> Callable[[], tuple[int, float]]:
     """Each record passes through all of StageState; a turn of the loop delivers a full window."""
-    limits = StageLimits(window_high=WINDOW + 1, window_low=1, batch_max=4, max_batches=WINDOW)
+    limits = StageLimits(
+        window_high=WINDOW + 1, window_low=1, look_ahead=WINDOW + 1, batch_max=4,
+        max_batches=WINDOW,
+    )  # fmt: skip
     deliveries = [a_delivery(offset) for offset in range(num_records)]
     outputs = (an_output(),)
 

@@ -8,7 +8,7 @@ from functools import partial
 from types import MappingProxyType
 
 from streams.topology import worker_stages
-from tests.chaos import store_faults
+from tests.chaos import redrives, store_faults
 from tests.chaos.ledger import FAILPOINTS, Failpoint, arm, is_armed
 from tests.chaos.proxy import LinkFault
 from tests.chaos.scene import Scene
@@ -181,6 +181,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("F6-silent", "all clients cut off, half-open", partial(link_fault, SILENT, 15.0)),
         Fault("F6-reset", "links reset, or cut in the middle", reset_links),
         Fault("F7", "brokers' answers are lost", partial(link_fault, UNANSWERED, 8.0)),
+        Fault("F10", "bulk redrives at once, workers killed", redrives.redrive_under_fire, 200),
         Fault("F12-5xx", "object store answers 503", store_faults.refuse),
         Fault("F12-slow", "object store slow", store_faults.slow),
         Fault("F12-lost", "object store does it, and says nothing", store_faults.unanswered),

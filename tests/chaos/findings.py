@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from schemas.codec import Codec
 from schemas.records import VideoDone
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
+from streams.core.events import Headers
 from streams.errors import BlobCorrupt, BlobMissing
 from streams.kafka.committed import committed_offsets
 from streams.letters import DLT_PREFIX, texts
@@ -20,7 +21,7 @@ from streams.outcomes import read_outcome
 from streams.settings import Settings
 from streams.topology import VIDEOS_DONE, worker_stages
 from tests.chaos.ledger import FAILPOINTS, Entry
-from tests.chaos.oracle import Outcome, Told, Work
+from tests.chaos.oracle import Outcome, RunOfJob, Told, Work
 from tests.chaos.submitter import tenant_of
 from tests.chaos.worker import MAX_BYTES
 
@@ -35,8 +36,8 @@ class Heard:
     def __init__(self, suffix: str) -> None:
         self._suffix = suffix
         self.told: list[Told] = []
-        self.reached: dict[str, set[str]] = defaultdict(set)
-        self.dead: dict[str, set[str]] = defaultdict(set)
+        self.reached: dict[str, set[RunOfJob]] = defaultdict(set)
+        self.dead: dict[str, set[RunOfJob]] = defaultdict(set)
 
     def take(self, message: Message, at_s: float) -> None:
         """One record."""
@@ -44,15 +45,17 @@ class Heard:
         job_id = (key or b"").decode("utf-8", "replace")
         if not job_id.endswith(self._suffix):
             return
+        headers: Headers = tuple(message.headers() or ())  # type: ignore[arg-type]
         if topic.endswith(".dlt"):
-            found = texts(tuple(message.headers() or ()), DLT_PREFIX)  # type: ignore[arg-type]
-            self.dead[found["stage"]].add(job_id)
+            found = texts(headers, DLT_PREFIX)
+            self.dead[found["stage"]].add(RunOfJob(job_id, int(found["run"])))
             return
-        self.reached[topic].add(job_id)
+        self.reached[topic].add(RunOfJob(job_id, _run_of(headers)))
         if topic == VIDEOS_DONE:
             assert value is not None, "VideoDone has no tombstones"
             done = CODEC.decode(value, VideoDone)
-            self.told.append(Told(done.job_id, done.status, done.ended_by, value, at_s))
+            told = Told(done.job_id, done.status, done.ended_by, value, at_s, done.run)
+            self.told.append(told)
 
     @property
     def num_told(self) -> int:
@@ -66,16 +69,25 @@ def topics_to_read() -> list[str]:
     return [*(each.reads for each in stages), VIDEOS_DONE, *(each.dead_letters for each in stages)]
 
 
-def read_outcomes(
-    store: BlobStore, job_ids: Iterable[str]
-) -> tuple[dict[str, Outcome], dict[str, str]]:
-    """The outcome fences of these jobs, and the completed ones whose video is not as promised."""
+def read_num_runs(store: BlobStore, job_ids: Sequence[str]) -> dict[str, int]:
+    """How many runs of these jobs are claimed, the first included."""
     fences = Fences(store)
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda job_id: fences.latest_run(tenant_of(job_id), job_id), job_ids)
+        return dict(zip(job_ids, found, strict=True))
 
-    def look(job_id: str) -> tuple[str, Outcome | None, str | None]:
-        body = fences.outcome(tenant_of(job_id), job_id, 1)
+
+def read_outcomes(
+    store: BlobStore, num_runs: Mapping[str, int]
+) -> tuple[dict[RunOfJob, Outcome], dict[str, str]]:
+    """The outcome fences of these jobs' runs, and the jobs whose video is not as promised."""
+    fences = Fences(store)
+    runs = [RunOfJob(job, run) for job, count in num_runs.items() for run in range(1, count + 1)]
+
+    def look(of: RunOfJob) -> tuple[RunOfJob, Outcome | None, str | None]:
+        body = fences.outcome(tenant_of(of.job_id), *of)
         if body is None:
-            return job_id, None, None
+            return of, None, None
         done, why = read_outcome(CODEC, body), None
         if done.status == "completed":
             try:
@@ -83,12 +95,12 @@ def read_outcomes(
                 store.read(done.video, max_bytes=MAX_BYTES)
             except (BlobMissing, BlobCorrupt) as error:
                 why = str(error)
-        return job_id, Outcome(done.status, done.ended_by, body), why
+        return of, Outcome(done.status, done.ended_by, body), why
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(look, job_ids))
-    outcomes = {job_id: outcome for job_id, outcome, _ in found if outcome is not None}
-    return outcomes, {job_id: why for job_id, _, why in found if why is not None}
+        found = list(pool.map(look, runs))
+    outcomes = {of: outcome for of, outcome, _ in found if outcome is not None}
+    return outcomes, {of.job_id: why for of, _, why in found if why is not None}
 
 
 def records_behind(settings: Settings) -> dict[str, int]:
@@ -138,6 +150,12 @@ def log_lines(folder: Path, logs: Path, job_id: str) -> Iterator[str]:
             yield from (f"{path.name}: {line}" for line in lines[-LOG_LINES_SHOWN:])
 
 
-def only(jobs: Set[str], found: Mapping[str, set[str]]) -> dict[str, set[str]]:
+def only(jobs: Set[str], found: Mapping[str, set[RunOfJob]]) -> dict[str, set[RunOfJob]]:
     """What was found, of these jobs alone."""
-    return {name: each & jobs for name, each in found.items()}
+    return {name: {of for of in each if of.job_id in jobs} for name, each in found.items()}
+
+
+def _run_of(headers: Headers) -> int:
+    """A producer who says nothing means the first."""
+    said = [value.decode() for name, value in headers if name == "ce_id" and value is not None]
+    return int(said[-1].rsplit(".", 3)[1]) if said else 1

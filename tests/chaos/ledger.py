@@ -2,6 +2,7 @@
 
 <folder>/work.log               a line per thing done: time, process, stage, what, jobs
 <folder>/<stage>.<failpoint>    the next of that stage's workers to pass there kills itself
+<folder>/poisoned               while it is there, frail jobs (`frail.<stage>.*`) can't be worked
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ Failpoint = Literal["after-fetch", "after-work", "after-upload", "after-produce"
 FAILPOINTS: tuple[Failpoint, ...] = (
     "after-fetch", "after-work", "after-upload", "after-produce", "before-commit",
 )  # fmt: skip
+POISONED = "poisoned"
+"""Reason code of the frail jobs' dead letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,21 @@ def disarm(folder: Path) -> None:
     for point in FAILPOINTS:
         for path in folder.glob(f"*.{point}"):
             path.unlink(missing_ok=True)
+
+
+def poison(folder: Path) -> None:
+    """Frail jobs can't be worked in the stage that their id names."""
+    (folder / "poisoned").touch()
+
+
+def cure(folder: Path) -> None:
+    """They can."""
+    (folder / "poisoned").unlink(missing_ok=True)
+
+
+def is_ill(folder: Path, stage: str, job_id: str) -> bool:
+    """Whether that stage can't work that job, just now."""
+    return job_id.startswith(f"frail.{stage}.") and (folder / "poisoned").exists()
 
 
 def read_ledger(folder: Path) -> Iterator[Entry]:

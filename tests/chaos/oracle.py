@@ -1,7 +1,8 @@
 """What must be true of a pipeline once every fault is healed and nothing moves: pure.
 
 It trusts what clients were answered, what lies on the log and in the object store, and the test
-workers' ledger; nothing that a worker says of itself. Jobs are judged by run 1: no fault redrives.
+workers' ledger; nothing that a worker says of itself. Each run of a job is held to the rules on its
+own; what a job came to is the outcome of its highest claimed run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from streams.topology import VIDEOS_DONE, Stage, worker_stages
 
@@ -20,12 +21,23 @@ Answer = Literal["acknowledged", "failed", "unknown"]
 DEATHS_ALLOWED = 5
 
 
+class RunOfJob(NamedTuple):
+    """The first run of a job, or one that a redrive began."""
+
+    job_id: str
+    run: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request, and what its producer heard. `status` None: any ending is right."""
+    """A request, and what its producer heard. `status` None: any ending is right.
+
+    `num_runs`: the first, and one for each time it was to be redriven.
+    """
 
     answer: Answer
     status: str | None = "completed"
+    num_runs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +49,17 @@ class Told:
     ended_by: str | None
     body: bytes
     at_s: float
+    run: int = 1
+
+    @property
+    def of(self) -> RunOfJob:
+        """Whose ending it is."""
+        return RunOfJob(self.job_id, self.run)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What stands in the object store: a job's outcome fence."""
+    """What stands in the object store: a run's outcome fence."""
 
     status: str
     ended_by: str | None
@@ -62,15 +80,20 @@ class History:
 
     submissions: Mapping[str, Submission]
     told: Sequence[Told]
-    outcomes: Mapping[str, Outcome]
-    reached: Mapping[str, Set[str]]  # jobs, by stage topic
-    dead: Mapping[str, Set[str]]  # jobs of dead letters, by stage
+    outcomes: Mapping[RunOfJob, Outcome]
+    reached: Mapping[str, Set[RunOfJob]]  # by stage topic
+    dead: Mapping[str, Set[RunOfJob]]  # of dead letters, by stage
     work: Mapping[tuple[str, str], Work]  # by (job, stage)
     unreadable: Mapping[str, str]  # completed jobs whose object is not what was promised, and why
     behind: Mapping[str, int]  # records not committed, by "group topic[partition]"
     started_at_s: float
     healed_at_s: float
+    num_runs: Mapping[str, int] = field(default_factory=dict)  # claimed, where it is not one
     stages: Sequence[Stage] = field(default_factory=worker_stages)
+
+    def latest(self, job_id: str) -> RunOfJob:
+        """The run whose outcome is effective."""
+        return RunOfJob(job_id, self.num_runs.get(job_id, 1))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,6 +128,7 @@ def judge(history: History, limit_s: float) -> list[Finding]:
         {
             *_lost(history),
             *_second_endings(history),
+            *_second_runs(history),
             *_unrequested(history),
             *_unfit_endings(history, limit_s),
             *_imbalance(history),
@@ -126,26 +150,32 @@ def figures(history: History) -> Figures:
     return Figures(
         num_jobs=sum(each.answer == "acknowledged" for each in history.submissions.values()),
         num_outcomes=len(history.outcomes),
-        num_duplicates=len(history.told) - len({each.job_id for each in history.told}),
-        num_redone=sum(max(0, each.num_worked - 1) for each in history.work.values()),
+        num_duplicates=len(history.told) - len({each.of for each in history.told}),
+        num_redone=sum(
+            max(0, each.num_worked - history.latest(job_id).run)
+            for (job_id, _), each in history.work.items()
+        ),
         longest_stall_s=max(gaps_s, default=0.0),
         after_heal_s=max(0.0, times_s[-1] - history.healed_at_s),
     )
 
 
 def _lost(history: History) -> Iterator[Finding]:
-    told = {each.job_id for each in history.told}
+    told = {each.of for each in history.told}
     for job_id, submission in history.submissions.items():
-        outcome = history.outcomes.get(job_id)
-        if submission.answer == "acknowledged" and outcome is None:
-            yield Finding("lost", job_id, _last_stage(history, job_id), "it has no outcome")
-        if outcome is not None and job_id not in told:
-            yield Finding("untold", job_id, outcome.ended_by, "its outcome has no VideoDone")
+        latest = history.latest(job_id)
+        if submission.answer == "acknowledged" and latest not in history.outcomes:
+            text = f"run {latest.run} has no outcome"
+            yield Finding("lost", job_id, _last_stage(history, latest), text)
+    for of, outcome in history.outcomes.items():
+        if of not in told and of.job_id in history.submissions:
+            text = f"the outcome of run {of.run} has no VideoDone"
+            yield Finding("untold", of.job_id, outcome.ended_by, text)
 
 
 def _second_endings(history: History) -> Iterator[Finding]:
     for each in history.told:
-        outcome = history.outcomes.get(each.job_id)
+        outcome = history.outcomes.get(each.of)
         if outcome is None:
             text = f"told {each.status} by {each.ended_by}, and no outcome stands"
             yield Finding("no fence", each.job_id, each.ended_by, text)
@@ -155,25 +185,39 @@ def _second_endings(history: History) -> Iterator[Finding]:
             yield Finding("second ending", each.job_id, each.ended_by, text)
 
 
+def _second_runs(history: History) -> Iterator[Finding]:
+    for job_id, submission in history.submissions.items():
+        latest = history.latest(job_id)
+        if submission.answer == "acknowledged" and latest.run != submission.num_runs:
+            text = f"it has {latest.run} runs, and should have {submission.num_runs}"
+            yield Finding("second run", job_id, None, text)
+    for each in history.told:
+        if each.run > history.latest(each.job_id).run:
+            text = f"told of run {each.run}, which nobody began"
+            yield Finding("second run", each.job_id, each.ended_by, text)
+
+
 def _unrequested(history: History) -> Iterator[Finding]:
-    for job_id in sorted({*history.outcomes, *(each.job_id for each in history.told)}):
+    ended = {of.job_id for of in history.outcomes}
+    for job_id in sorted({*ended, *(each.job_id for each in history.told)}):
         submission = history.submissions.get(job_id)
         if submission is None or submission.answer == "failed":
             yield Finding("unrequested", job_id, None, "it ended, and nobody was told it is in")
 
 
 def _unfit_endings(history: History, limit_s: float) -> Iterator[Finding]:
-    told_at_s: dict[str, float] = {}
+    told_at_s: dict[RunOfJob, float] = {}
     for each in history.told:
-        told_at_s.setdefault(each.job_id, each.at_s)
-    for job_id, outcome in history.outcomes.items():
-        submission = history.submissions.get(job_id)
-        if submission is None or submission.status is None:
+        told_at_s.setdefault(each.of, each.at_s)
+    for job_id, submission in history.submissions.items():
+        latest = history.latest(job_id)
+        outcome = history.outcomes.get(latest)
+        if outcome is None or submission.status is None:
             continue
         if outcome.status != submission.status and not _may_be_dead(history, job_id):
             text = f"it is {outcome.status}, not {submission.status}"
             yield Finding("unfit ending", job_id, outcome.ended_by, text)
-        late_s = told_at_s.get(job_id, history.healed_at_s) - history.healed_at_s - limit_s
+        late_s = told_at_s.get(latest, history.healed_at_s) - history.healed_at_s - limit_s
         if late_s > 0:
             text = f"it ended {limit_s + late_s:.1f} s after the heal, not within {limit_s:g} s"
             yield Finding("late", job_id, outcome.ended_by, text)
@@ -187,25 +231,26 @@ def _may_be_dead(history: History, job_id: str) -> bool:
 
 
 def _imbalance(history: History) -> Iterator[Finding]:
-    """In = out + dead letters + other endings, by distinct (job, stage)."""
+    """In = out + dead letters + other endings, by distinct (run of a job, stage)."""
     for stage in history.stages:
         came = history.reached.get(stage.reads, set())
         left = history.reached.get(stage.writes or "", set())
         dead = history.dead.get(stage.name, set())
-        for job_id in sorted(left - came):
+        for of in sorted(left - came):
             if stage.writes != VIDEOS_DONE:
-                yield Finding("from nowhere", job_id, stage.name, "it left and had not come")
-        for job_id in sorted(came - left - dead):
-            outcome = history.outcomes.get(job_id)
+                text = f"run {of.run} left and had not come"
+                yield Finding("from nowhere", of.job_id, stage.name, text)
+        for of in sorted(came - left - dead):
+            outcome = history.outcomes.get(of)
             if outcome is None or outcome.status in ("completed", "failed"):
-                yield Finding("vanished", job_id, stage.name, "it came, and neither left nor ended")
-    for job_id, outcome in history.outcomes.items():
-        if outcome.status == "failed" and not any(job_id in each for each in history.dead.values()):
-            yield Finding("no dead letter", job_id, outcome.ended_by, "it failed without one")
+                text = f"run {of.run} came, and neither left nor ended"
+                yield Finding("vanished", of.job_id, stage.name, text)
+    for of, outcome in history.outcomes.items():
+        if outcome.status == "failed" and not any(of in each for each in history.dead.values()):
+            text = f"run {of.run} failed without one"
+            yield Finding("no dead letter", of.job_id, outcome.ended_by, text)
 
 
-def _last_stage(history: History, job_id: str) -> str | None:
-    reached = [
-        each.name for each in history.stages if job_id in history.reached.get(each.reads, ())
-    ]
+def _last_stage(history: History, of: RunOfJob) -> str | None:
+    reached = [each.name for each in history.stages if of in history.reached.get(each.reads, ())]
     return reached[-1] if reached else None

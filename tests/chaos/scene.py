@@ -17,13 +17,14 @@ from tests.chaos.findings import (
     Heard,
     log_lines,
     only,
+    read_num_runs,
     read_outcomes,
     records_behind,
     topics_to_read,
     work_of,
 )
 from tests.chaos.ledger import disarm, read_ledger
-from tests.chaos.oracle import Figures, Finding, History, figures, judge
+from tests.chaos.oracle import Figures, Finding, History, RunOfJob, figures, judge
 from tests.chaos.submitter import Submitter
 from tests.e2e.reading import Tail
 
@@ -100,6 +101,11 @@ class Scene:
         known = self.submitter.submissions[job_id]
         self.submitter.submissions[job_id] = replace(known, status=status)
 
+    def expect_redrive(self, job_id: str) -> None:
+        """It is given another run, by whose outcome it is judged."""
+        known = self.submitter.submissions[job_id]
+        self.submitter.submissions[job_id] = replace(known, num_runs=known.num_runs + 1)
+
     def run(self, num_jobs: int, fault: Callable[[Scene], None]) -> Verdict:
         """Feed at least so many jobs while the fault does its work, heal, wait, judge."""
         self._num_wanted, self._is_feeding = num_jobs, True
@@ -133,9 +139,9 @@ class Scene:
             self.submit(f"good-{len(self.submitter.submissions)}")
 
     def _all_told(self) -> bool:
-        told = {each.job_id for each in self.heard.told}
+        told = {each.of for each in self.heard.told}
         return all(
-            job_id in told
+            RunOfJob(job_id, each.num_runs) in told
             for job_id, each in self.submitter.submissions.items()
             if each.answer == "acknowledged"
         )
@@ -152,7 +158,9 @@ class Scene:
 
     def _verdict(self, behind: Mapping[str, int]) -> Verdict:
         jobs = set(self.submitter.submissions) | {each.job_id for each in self.heard.told}
-        outcomes, unreadable = read_outcomes(store_of(self.cluster.direct), sorted(jobs))
+        store = store_of(self.cluster.direct)
+        num_runs = read_num_runs(store, sorted(jobs))
+        outcomes, unreadable = read_outcomes(store, num_runs)
         history = History(
             submissions=self.submitter.submissions,
             told=self.heard.told,
@@ -164,6 +172,7 @@ class Scene:
             behind=behind,
             started_at_s=self.started_at_s,
             healed_at_s=self.healed_at_s,
+            num_runs=num_runs,
         )
         findings = tuple(judge(history, self._done_within_s))
         lines = (

@@ -23,7 +23,7 @@ def cluster(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield cluster
 
 
-@pytest.mark.parametrize("name", ["F1", "F2", "F3", "F6-reset"])
+@pytest.mark.parametrize("name", ["F1", "F2", "F3", "F6-reset", "F10"])
 def test_nothing_is_lost_and_nothing_ends_twice(
     cluster: Cluster, name: str, tmp_path: Path
 ) -> None:

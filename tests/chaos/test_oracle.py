@@ -12,6 +12,7 @@ from tests.chaos.oracle import (
     Finding,
     History,
     Outcome,
+    RunOfJob,
     Submission,
     Told,
     Work,
@@ -22,6 +23,7 @@ from tests.chaos.oracle import (
 LIMIT_S = 30.0
 TOPICS = ("requests", "prompts.cleaned", "latents.ready", "frames.decoded", "videos.done")
 A, B = "job-a", "job-b"
+RUN_A, RUN_B, SECOND = RunOfJob(A), RunOfJob(B), RunOfJob(A, 2)
 DONE = Outcome("completed", "finisher", b"a video")
 
 
@@ -29,9 +31,9 @@ def told(job_id: str = A, outcome: Outcome = DONE, at_s: float = 110.0) -> Told:
     return Told(job_id, outcome.status, outcome.ended_by, outcome.body, at_s)
 
 
-def reached(*job_ids: str, up_to: str = "videos.done") -> dict[str, set[str]]:
-    topics = TOPICS[: TOPICS.index(up_to) + 1]
-    return {topic: set(job_ids) if topic in topics else set() for topic in TOPICS}
+def reached(*job_ids: str, up_to: str = "videos.done", run: int = 1) -> dict[str, set[RunOfJob]]:
+    topics, runs = TOPICS[: TOPICS.index(up_to) + 1], {RunOfJob(each, run) for each in job_ids}
+    return {topic: runs if topic in topics else set() for topic in TOPICS}
 
 
 def a_history(**changes: Any) -> History:
@@ -39,7 +41,7 @@ def a_history(**changes: Any) -> History:
     history = History(
         submissions={A: Submission("acknowledged")},
         told=[told()],
-        outcomes={A: DONE},
+        outcomes={RUN_A: DONE},
         reached=reached(A),
         dead={},
         work={(A, "sampler"): Work(1, 0)},
@@ -56,9 +58,9 @@ def failing(stage: str, deaths: int = 0, **changes: Any) -> History:
     at = {"sampler": "prompts.cleaned", "decoder": "latents.ready"}[stage]
     return a_history(
         told=[told(outcome=outcome)],
-        outcomes={A: outcome},
-        reached=reached(A, up_to=at) | {"videos.done": {A}},
-        dead={stage: {A}},
+        outcomes={RUN_A: outcome},
+        reached=reached(A, up_to=at) | {"videos.done": {RUN_A}},
+        dead={stage: {RUN_A}},
         work={(A, stage): Work(deaths, deaths)},
         **changes,
     )
@@ -86,8 +88,8 @@ def test_a_job_that_ends_otherwise_leaves_the_balance_where_it_ends(status: str)
     history = a_history(
         submissions={A: Submission("acknowledged", status)},
         told=[told(outcome=outcome)],
-        outcomes={A: outcome},
-        reached=reached(A, up_to="prompts.cleaned") | {"videos.done": {A}},
+        outcomes={RUN_A: outcome},
+        reached=reached(A, up_to="prompts.cleaned") | {"videos.done": {RUN_A}},
     )
     assert judge(history, LIMIT_S) == []
 
@@ -106,7 +108,7 @@ def test_a_job_that_ends_otherwise_leaves_the_balance_where_it_ends(status: str)
             [("second ending", A, "finisher")],
         ),
         (
-            a_history(outcomes={A: DONE, B: DONE}, told=[told(), told(B)]),
+            a_history(outcomes={RUN_A: DONE, RUN_B: DONE}, told=[told(), told(B)]),
             [("unrequested", B, None)],
         ),
         (a_history(submissions={A: Submission("failed")}), [("unrequested", A, None)]),
@@ -127,6 +129,76 @@ def test_a_job_that_ends_otherwise_leaves_the_balance_where_it_ends(status: str)
 def test_each_check_can_fail(history: History, findings: list[tuple[str, str, str]]) -> None:
     found = judge(history, LIMIT_S)
     assert [(each.check, each.job_id, each.stage) for each in found] == findings
+
+
+def redriven(status: str = "completed", **changes: Any) -> History:
+    """Its first run failed in the sampler; the second ended so, by the finisher."""
+    first, second = Outcome("failed", "sampler", b"it failed"), Outcome(status, "finisher", b"2")
+    before, after = reached(A, up_to="prompts.cleaned"), reached(A, run=2)
+    came = {topic: before[topic] | after[topic] for topic in TOPICS}
+    history = a_history(
+        submissions={A: Submission("acknowledged", num_runs=2)},
+        told=[told(outcome=first, at_s=95.0), replace(told(outcome=second), run=2)],
+        outcomes={RUN_A: first, SECOND: second},
+        reached=came | {"videos.done": {RUN_A, SECOND}},
+        dead={"sampler": {RUN_A}},
+        num_runs={A: 2},
+    )
+    return replace(history, **changes)
+
+
+def test_a_job_that_was_redriven_is_judged_by_its_last_run() -> None:
+    assert judge(redriven(), LIMIT_S) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "findings"),
+    [
+        (redriven(submissions={A: Submission("acknowledged")}), [("second run", A, None)]),
+        (
+            redriven(submissions={A: Submission("acknowledged", num_runs=3)}),
+            [("second run", A, None)],
+        ),
+        (
+            redriven("failed", dead={"sampler": {RUN_A}, "finisher": {SECOND}}),
+            [("unfit ending", A, "finisher")],
+        ),
+        (redriven("failed"), [("no dead letter", A, "finisher"), ("unfit ending", A, "finisher")]),
+        (
+            redriven(told=redriven().told[:1], outcomes={RUN_A: redriven().outcomes[RUN_A]}),
+            [("lost", A, "finisher")],
+        ),
+        (redriven(told=redriven().told[:1]), [("untold", A, "finisher")]),
+        (
+            redriven(num_runs={}),
+            [
+                ("second run", A, "finisher"),
+                ("second run", A, None),
+                ("unfit ending", A, "sampler"),
+            ],
+        ),
+        (
+            redriven(reached={**redriven().reached, "latents.ready": set()}),
+            [("from nowhere", A, "decoder"), ("vanished", A, "sampler")],
+        ),
+        (
+            redriven(told=[*redriven().told, replace(redriven().told[1], body=b"other")]),
+            [("second ending", A, "finisher")],
+        ),
+        (redriven(told=[told(), *redriven().told]), [("second ending", A, "finisher")]),
+    ],
+)
+def test_each_check_of_runs_can_fail(
+    history: History, findings: list[tuple[str, str, str]]
+) -> None:
+    found = judge(history, LIMIT_S)
+    assert [(each.check, each.job_id, each.stage) for each in found] == findings
+
+
+def test_work_done_once_in_each_run_is_not_done_again() -> None:
+    work = {(A, "prompt"): Work(2, 0), (A, "sampler"): Work(3, 0)}
+    assert figures(redriven(work=work)).num_redone == 1
+    assert figures(redriven()).num_duplicates == 0
 
 
 def test_figures_count_distinct_jobs_and_the_longest_silence() -> None:

@@ -27,10 +27,11 @@ from streams.blobs.named import blobs_of
 from streams.claims import claim_request
 from streams.core.events import Acknowledged, CommitPoint, Event, TopicPartition
 from streams.engine import Task
+from streams.errors import InvalidRecord
 from streams.runner import Dispatch, Sink, Source, StageRunner
 from streams.settings import Settings
 from streams.topology import Stage
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import POISONED, Ledger, is_ill
 from tests.echo import EchoWork, job_of, next_record
 from workers.engine import RowEngine
 from workers.fenced import FencedWork
@@ -89,6 +90,12 @@ class ChaosWork(EchoWork):
         results = super().compute(batch, report)
         self._ledger.passes("after-work", job_ids)
         return results
+
+    def _act(self, record: Any) -> Any:
+        job_id = job_id_of(record)
+        if is_ill(self._orders.folder, self.stage, job_id):
+            return InvalidRecord("not while it is poisoned", reason_code=POISONED)
+        return super()._act(record)
 
     def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
         """The next stage's record, with a blob of up to 32 KiB."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from schemas.records import CleanedPrompt, GenerationRequest, JobControl
 from streams.blobs.base import open_store
 from streams.blobs.fences import Fences
 from streams.claims import claim_request
-from streams.client import Connection
+from streams.client import BrokerUnreachable, Client, Connection
 from streams.client.dead_letters import DeadLetter, read_dead_letter, read_dead_letters
+from streams.client.ids import issuer
 from streams.kafka.admin import apply_topics
 from streams.local.embedded import EmbeddedKafka
 from streams.settings import Settings
@@ -249,27 +251,78 @@ def test_a_filter_redrives_what_it_means_and_each_job_once(
         (a_failed_prompt(fences, "c", status="completed"), oom),
         (b"no record", oom),
     )
-    run = reel("dlt", "redrive", "--reason", "oom", "--rate", "50/s")
+    silent = reel("dlt", "redrive", "--reason", "oom")
+    assert (silent.returncode, silent.stdout) == (2, "")
+    assert silent.stderr == "reel: whoever redrives many must say for the record --why\n"
+    assert requests_of(bootstrap) == []
+    run = reel("dlt", "redrive", "--reason", "oom", "--rate", "50/s", "--why", "more memory")
     assert (run.returncode, run.stderr) == (0, "1 redriven\n")
     assert run.stdout.splitlines() == [
         "a\tacme\trun 2 begun",
         "c\tacme\tleft alone: completed is final",
         "sampler/2/4\t-\tleft alone: no job of its own",
     ]
-    rest = reel("dlt", "redrive", "--all")
+    rest = reel("dlt", "redrive", "--all", "--why", "the rest")
     assert rest.stdout.splitlines()[:2] == ["a\tacme\trun 2 sent again", "b\tacme\trun 2 begun"]
     assert len({each.job_id for each in requests_of(bootstrap)}) == 2
     assert fences.latest_run("acme", "a") == fences.latest_run("acme", "b") == 2
+    orders = [line.split("\t") for line in reel("dlt", "orders").stdout.splitlines()[1:]]
+    assert [order[3:] for order in orders] == [
+        ["rate=50/s reason=oom", "1", "1", "done", "more memory"],
+        ["all=yes", "1", "2", "done", "the rest"],
+    ]
+    assert all(order[2] == issuer() for order in orders)
+    one = reel("dlt", "orders", orders[0][0])
+    assert one.stdout.splitlines()[2:] == [
+        "a\tacme\trun 2 begun",
+        "c\tacme\tleft alone: completed is final",
+    ]
+    assert f"order {orders[0][0]}: more memory\n" in reel("dlt", "show", "sampler/2/0").stdout
+    nobody = reel("dlt", "orders", "who")
+    assert (nobody.returncode, nobody.stderr) == (1, "reel: no order who\n")
+
+
+def test_a_rate_keeps_runs_apart(reel: Reel, bootstrap: str, fences: Fences) -> None:
+    for number in range(4):
+        bury(bootstrap, "sampler", (a_failed_prompt(fences, f"a{number}"), ours(reason_code="oom")))
+    begun_s = time.monotonic()
+    run = reel("dlt", "redrive", "--all", "--rate", "5/s", "--why", "gently")
+    took_s = time.monotonic() - begun_s
+    assert run.stderr == "4 redriven\n"
+    assert took_s >= 0.79  # no bound on how slow it may be: sleeps are never shorter than told
+
+
+def test_a_dry_run_and_what_finds_nothing_leave_no_record(
+    reel: Reel, bootstrap: str, fences: Fences
+) -> None:
+    bury(bootstrap, "sampler", (a_failed_prompt(fences, "a"), ours(reason_code="oom")))
+    reel("dlt", "redrive", "--all", "--dry-run")
+    reel("dlt", "redrive", "--reason", "none", "--why", "to see")
+    assert reel("dlt", "orders").stdout.splitlines()[1:] == []
+
+
+def test_an_order_that_was_interrupted_says_by_what(
+    reel: Reel, bootstrap: str, fences: Fences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise BrokerUnreachable("no broker answers")
+
+    bury(bootstrap, "sampler", (a_failed_prompt(fences, "a"), ours(reason_code="oom")))
+    monkeypatch.setattr(Client, "redrive", refuse)
+    assert reel("dlt", "redrive", "--all", "--why", "now").returncode == 1
+    (order,) = reel("dlt", "orders").stdout.splitlines()[1:]
+    assert order.split("\t")[3:] == ["all=yes", "0", "0", "no broker answers", "now"]
 
 
 def test_letters_are_read_to_the_end_that_was_there(bootstrap: str) -> None:
     """And one by one; topics without any end at once."""
     connection = Connection(bootstrap)
+    topics = [each.dead_letters for each in worker_stages()]
     bury(bootstrap, "decoder", *((b"%d" % number, []) for number in range(250)))
 
     async def read() -> list[DeadLetter]:
         found: list[DeadLetter] = []
-        async for letter in read_dead_letters(connection, worker_stages()):
+        async for letter in read_dead_letters(connection, topics):
             if not found:
                 await asyncio.to_thread(bury, bootstrap, "decoder", (b"late", []))
             found.append(letter)
@@ -277,7 +330,7 @@ def test_letters_are_read_to_the_end_that_was_there(bootstrap: str) -> None:
 
     found = asyncio.run(read())
     assert [letter.value for letter in found] == [b"%d" % number for number in range(250)]
-    one = asyncio.run(read_dead_letter(connection, stage("decoder"), PLACE, 250))
+    one = asyncio.run(read_dead_letter(connection, stage("decoder").dead_letters, PLACE, 250))
     assert one is not None
     assert (one.value, one.address) == (b"late", "decoder/2/250")
 

@@ -16,9 +16,9 @@ from schemas.records import GenerationRequest, JobControl
 from streams.blobs.base import BlobStore, open_store
 from streams.blobs.fences import Fences
 from streams.blobs.local import LocalStore
-from streams.claims import RunClaim, claim_request
+from streams.claims import Author, RunClaim, claim_request, read_run_claim
 from streams.client import Client, ClientError, UnknownJob, WrongRequest
-from streams.client.ids import new_job_id
+from streams.client.ids import issuer, new_job_id
 from streams.kafka.admin import apply_topics
 from streams.local.embedded import EmbeddedKafka
 from streams.redrive import BeginRun, NothingToDo, SendAgain, complete_redrive
@@ -100,8 +100,13 @@ def test_a_redrive_leaves_a_wish_a_claim_and_a_request(bootstrap: str, store: Lo
     client = Client(bootstrap, store)
 
     async def redrive() -> None:
-        done = await client.redrive(job_id, tenant_id="acme", deadline_s=3600.0)
+        done = await client.redrive(
+            job_id, tenant_id="acme", deadline_s=3600.0, why="disk was full", order_id="order-1"
+        )
         assert isinstance(done, BeginRun)
+        author = read_run_claim(Fences(store).claimed_run("acme", job_id, 2) or b"").author
+        assert author is not None
+        assert (author.by, author.why, author.order_id) == (issuer(), "disk was full", "order-1")
         ((key, wish),) = await wishes_of(bootstrap, job_id)
         assert key == f"{job_id}/2/redrive".encode()
         assert (wish.run, wish.kind, wish.tenant_id) == (2, "redrive", "acme")
@@ -137,9 +142,11 @@ def test_twice_at_once_makes_one_run(bootstrap: str, store: LocalStore) -> None:
 
     async def redrive() -> None:
         async with Client(bootstrap, store) as other:
-            await asyncio.gather(
+            done = await asyncio.gather(
                 *(each.redrive(job_id, tenant_id="acme") for each in (client, other) * 4)
             )
+        assert sum(isinstance(each, BeginRun) for each in done) == 1  # the others say it was not
+        assert sum(isinstance(each, SendAgain) for each in done) == 7
         assert Fences(store).latest_run("acme", job_id) == 2
         assert len({record.value for record in await requests_of(bootstrap, job_id)}) == 1
 
@@ -168,7 +175,7 @@ def test_a_redriver_that_dies_loses_nothing(
         else:
             claim = complete_redrive(
                 Fences(store), CODEC, "acme", job_id, wish.run,
-                now=datetime.now(UTC), deadline_s=60.0,
+                author=Author("test", datetime.now(UTC)), deadline_s=60.0,
             )  # fmt: skip
             assert isinstance(claim, RunClaim)
         assert Fences(store).latest_run("acme", job_id) == 2

@@ -11,10 +11,10 @@ import pytest
 
 from schemas.cloudevents import parse_headers
 from schemas.codec import Codec
-from schemas.records import GenerationRequest, VideoDone
+from schemas.records import GenerationRequest, JobControl, VideoDone
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
-from streams.claims import claim_request, read_claim
+from streams.claims import claim_request, read_claim, read_run_claim
 from streams.core.expiry import Due, Kind, RunKey
 from streams.errors import FatalError, Rejected, SickHost
 from streams.expirer.settle import Nothing, NotYet, Seen, Settler, Tell
@@ -122,7 +122,8 @@ def test_a_run_that_no_redrive_began_is_nobodys(store: BlobStore) -> None:
 
 
 def test_a_wish_to_redrive_gives_the_record_and_after_that_nothing_more(store: BlobStore) -> None:
-    settler, due = a_settler(store), Due(RunKey("acme", "job-1", 2), "redrive", None)
+    wish = JobControl("job-1", 2, "redrive", AFTER, "alice@ops", tenant_id="acme")
+    settler, due = a_settler(store), Due(RunKey("acme", "job-1", 2), "redrive", wish)
     assert isinstance(settler.settle(due), Nothing), "unknown job"
     told(settler.settle(a_due()))
     verdict = settler.settle(due)
@@ -132,6 +133,10 @@ def test_a_wish_to_redrive_gives_the_record_and_after_that_nothing_more(store: B
     request = CODEC.decode(output.value, GenerationRequest)
     assert (output.topic, output.partition, request.run) == ("requests", 13, 2)
     assert request.deadline == AFTER + timedelta(seconds=LONGEST_S)
+    author = read_run_claim(Fences(store).claimed_run("acme", "job-1", 2) or b"").author
+    assert author is not None
+    assert (author.by, author.order_id) == ("alice@ops", None)
+    assert author.why == f"wished at {AFTER.isoformat()}; begun by the expirer"
     assert settler.settle(due) == verdict, "nothing shows that it was produced"
     second = a_due(request)
     assert isinstance(settler.settle(second), NotYet)

@@ -298,8 +298,8 @@ MUTANTS = (
     Mutant(
         "redrives without claiming",
         "streams/redrive.py",
-        "fences.claim_run(plan.tenant_id, plan.job_id, plan.run, run_claim_body(record))\n",
-        "run_claim_body(record)\n",
+        "    body = fences.claim_run(plan.tenant_id, plan.job_id, plan.run, body)\n",
+        "",
     ),
     Mutant(
         "redrives what was completed or cancelled",

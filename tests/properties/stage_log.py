@@ -16,7 +16,7 @@ LIMITS = StageLimits(
     window_high=4, window_low=1, window_per_tenant=3, look_ahead=6,
     batch_max=2, batch_age_s=1.0, max_batches=2,
     retry=RetryPolicy((2, 5), 3), breaker_limit=3, probe_wait_s=0.5, longest_probe_wait_s=2.0,
-    leave_after_s=60.0, ask_again_s=0.5, commit_interval_s=1.0, drain_s=5.0,
+    leave_after_s=60.0, ask_again_s=0.5, commit_interval_s=1.0, drain_s=5.0, map_span=5,
     fairness=Fairness({"pro": 3.0, "free": 1.0}, ageing_s=20.0),
 )  # fmt: skip
 PARTITIONS = tuple(TopicPartition("requests", number) for number in range(3))
@@ -71,7 +71,7 @@ class Log:
         works = [work for records in self.records.values() for work, _ in records.values()]
         highest: dict[str | None, Rank] = {}
         for work in works:
-            highest[work.job_id] = max(rank_of(work), highest.get(work.job_id, (0, 0, 0)))
+            highest[work.job_id] = max(rank_of(work), highest.get(work.job_id, (0, 0, 0, 0)))
         return [
             work
             for partition, records in self.records.items()
@@ -88,5 +88,5 @@ class Log:
 
 
 def rank_of(work: Work) -> Rank:
-    """Copies of a job order by run, try and crashes."""
-    return work.run, work.try_number, work.crashes.num
+    """Copies of a job order by run, try, crashes and how often they stepped aside."""
+    return work.run, work.try_number, work.crashes.num, work.num_diverted

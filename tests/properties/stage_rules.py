@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streams.core.events import CommitPoint, Retry, Ticket, TopicPartition, Work
@@ -11,6 +12,7 @@ from streams.core.flight import Flight
 from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes, OffsetMap, decode_offset_map
 from streams.core.stage import StageState
+from tests.properties.stage_log import rank_of
 
 if TYPE_CHECKING:
     from tests.properties.stage_world import World, Write
@@ -97,22 +99,40 @@ def check_blame(world: World) -> None:
 
 
 def check_copy(world: World, command: Write) -> None:
-    """A retry is the next try, or the same after a crash alone; its counts are told."""
+    """A retry is the next try, or the same after a crash alone, or as a head that steps aside."""
     if not isinstance(command, Retry):
         return
     own = world.log.records[command.ticket.partition][command.ticket.offset][0]
     work, count = command.work, crashes_of(world, command.ticket)
     is_next_try = work.try_number == own.try_number + 1
     assert work.crashes == count
+    if work.num_diverted > own.num_diverted:
+        check_diverted(world, command)
+        return
     assert command.delay_s in world.limits.retry.delays_s
     assert is_next_try or count.num_alone > own.crashes.num_alone
     assert is_next_try or command.delay_s == world.limits.retry.longest_s
     assert work.try_number <= world.limits.retry.max_tries
 
 
+def check_diverted(world: World, command: Retry) -> None:
+    """It is the head; the map is as good as full; all behind it is settled; it is the same try."""
+    partition, offset, _ = command.ticket
+    own, assignment = world.log.records[partition][offset][0], world.ours[partition]
+    assert command.work == replace(
+        own, num_diverted=own.num_diverted + 1, crashes=command.work.crashes, due_s=None
+    )
+    unsettled = assignment.delivered - assignment.settled
+    assert offset == min(unsettled), "not the head"
+    last = max(assignment.settled | set(assignment.known.finished()))
+    assert last - offset + 1 > 0.9 * world.limits.map_span, "the map has room"
+    assert len(unsettled) - 1 < 0.02 * (last - offset), "it is not the head that holds up the rest"
+    assert command.delay_s == min(world.limits.retry.delays_s)
+
+
 def is_outranked(world: World, work: Work, retried: Iterable[Work]) -> bool:
     """Whether a higher copy of its job is delivered and unfinished, or just was retried."""
-    mine = (work.run, work.try_number, work.crashes.num)
+    mine = rank_of(work)
     higher = [
         world.log.records[each][offset][0]
         for each, assignment in world.ours.items()
@@ -120,7 +140,7 @@ def is_outranked(world: World, work: Work, retried: Iterable[Work]) -> bool:
     ]
     higher += retried
     ranks = [
-        (other.run, other.try_number, other.crashes.num)
+        rank_of(other)
         for other in higher
         if other.job_id is not None and other.job_id == work.job_id
     ]

@@ -27,6 +27,7 @@ class Row:
     moved_s: float | None = None
     cancel_s: float | None = None
     redrive_s: float | None = None
+    wish: int | None = None
     rest_until_s: float = float("-inf")
     handed: bool = False
 
@@ -88,9 +89,10 @@ class ExpiryMachine(RuleBasedStateMachine):
             if row is not None and row.cancel_s is None:
                 row.cancel_s = self.now_s
         else:
-            self.book.redrive_wished(key, self.now_s)
+            self.num_payloads += 1
+            self.book.redrive_wished(key, self.num_payloads, self.now_s)
             if row is not None and row.redrive_s is None:
-                row.redrive_s = self.now_s
+                row.redrive_s, row.wish = self.now_s, self.num_payloads
 
     @rule(key=KEYS, span_s=SPANS)
     def move(self, key: RunKey, span_s: float) -> None:
@@ -116,7 +118,8 @@ class ExpiryMachine(RuleBasedStateMachine):
         for due in handed:
             row = self.rows[due.key]
             at_s, kind = owed.pop(due.key)
-            assert due == Due(due.key, kind, row.payload, row.moved_s is not None)
+            payload = row.wish if kind == "redrive" else row.payload
+            assert due == Due(due.key, kind, payload, row.moved_s is not None)
             assert all(at_s <= other_s for other_s, _ in owed.values()), "the longest overdue first"
             row.handed = True
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 from schemas.codec import Codec, UnencodableRecord
 from schemas.records import BlobRef, FrameChunk, FramesDecoded, GenerationRequest, Record
@@ -178,6 +178,7 @@ def store() -> Iterator[LocalStore]:
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(record=CLIPS)
+@example(record=a_frames_decoded(job=a_job(num_frames=0, width_px=-1), chunks=()))
 def test_no_record_makes_a_stages_work_end_the_process(
     store: LocalStore, record: FramesDecoded
 ) -> None:

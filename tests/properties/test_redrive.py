@@ -14,7 +14,7 @@ from schemas.codec import Codec
 from schemas.records import GenerationRequest, VideoDone
 from streams.blobs.base import open_store
 from streams.blobs.fences import Fences
-from streams.claims import RunClaim, claim_request, read_run_claim
+from streams.claims import Author, RunClaim, claim_request, read_run_claim
 from streams.redrive import BeginRun, SendAgain, claim_redrive, complete_redrive, plan_redrive
 from tests.builders import a_request
 
@@ -47,6 +47,9 @@ class RedriveMachine(RuleBasedStateMachine):
         self.now += timedelta(seconds=1)
         return self.now
 
+    def author(self) -> Author:
+        return Author("somebody", self.later())
+
     def latest(self) -> int:
         return self.fences.latest_run(*JOB)
 
@@ -66,7 +69,7 @@ class RedriveMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def claim(self, data: st.DataObject) -> None:
         plan = self.wished.pop(data.draw(st.integers(0, len(self.wished) - 1)))
-        record = claim_redrive(self.fences, CODEC, plan, self.later(), DAY_S)
+        record = claim_redrive(self.fences, CODEC, plan, self.author(), DAY_S)
         assert isinstance(record, RunClaim)
         self.holding.append(record)
 
@@ -84,7 +87,7 @@ class RedriveMachine(RuleBasedStateMachine):
         """By the expirer, as after its own restart: all of them."""
         for run in sorted(self.wishes):
             record = complete_redrive(
-                self.fences, CODEC, *JOB, run, now=self.later(), deadline_s=DAY_S
+                self.fences, CODEC, *JOB, run, author=self.author(), deadline_s=DAY_S
             )
             if isinstance(record, RunClaim):
                 self.note(record)

@@ -18,7 +18,7 @@ from tests.simulation.plan import RETRY
 from tests.simulation.work import home
 
 RunOfJob = tuple[str, int]
-Rank = tuple[int, int, int]  # run, try, crashes
+Rank = tuple[int, int, int, int]  # run, try, crashes, diverted
 
 
 class Known(NamedTuple):
@@ -31,11 +31,12 @@ class Known(NamedTuple):
     value: bytes | None
     due_s: float
     deadline_s: float
+    num_diverted: int = 0
 
     @property
     def rank(self) -> Rank:
         """How the copies of a job order."""
-        return self.run, self.try_number, self.crashes.num
+        return self.run, self.try_number, self.crashes.num, self.num_diverted
 
 
 class DeadLettered(NamedTuple):
@@ -117,7 +118,7 @@ class Evidence:
             due_s = entry.timestamp_ms / 1000 + self._delay_s[at.topic]
         self.known[at][entry.offset] = Known(
             job_id, job.run, origin.try_number, origin.crashes, entry.value, due_s,
-            job.deadline.timestamp(),
+            job.deadline.timestamp(), origin.num_diverted,
         )  # fmt: skip
         if job_id is None:
             return

@@ -7,7 +7,7 @@ from functools import partial
 
 from schemas.cloudevents import event_headers
 from streams import topology
-from streams.claims import RunClaim
+from streams.claims import Author, RunClaim
 from streams.core.events import (
     JobCancelled,
     JobDeadline,
@@ -82,7 +82,9 @@ class Outside:
 
         def claim(plan: BeginRun) -> None:
             now = datetime.fromtimestamp(world.now_s, UTC)
-            record = claim_redrive(world.fences, world.codec, plan, now, 50_000.0)
+            record = claim_redrive(
+                world.fences, world.codec, plan, Author("simulation", now), 50_000.0
+            )
             if isinstance(record, NothingToDo):
                 return
             world.counts["redrives"] += 1

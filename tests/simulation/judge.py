@@ -248,12 +248,28 @@ class Judge:
         if isinstance(command, Retry):
             self._world.count["retries"] += 1
             known = self.evidence.known[ticket.partition][ticket.offset]
+            self._stepped_aside(process, ticket, command, known)
             is_counted = command.work.try_number > known.try_number
             if is_counted and ticket not in memory.failed:
                 raise Violation("try", f"{ticket} is a try further and has not failed", job_id)
         is_answer = isinstance(memory.event, Probed) and isinstance(command, Retry | DeadLetter)
         if is_answer and memory.was_sick:
             raise Violation("hold", f"{ticket}: a sick host's failure was counted", job_id)
+
+    def _stepped_aside(
+        self, process: Process, ticket: Ticket, command: Retry, known: Known
+    ) -> None:
+        """A copy that is no try further: a crash, or a head with all behind it settled."""
+        if command.work.num_diverted == known.num_diverted:
+            return
+        self._world.count["heads that stepped aside"] += 1
+        at, offset = ticket.partition, ticket.offset
+        tracker, most = process.state.ours.trackers[at], process.state.limits.map_span
+        behind = range(offset + 1, offset + tracker.span)
+        if tracker.commit_offset != offset or tracker.span <= 0.9 * most:
+            raise Violation("head of line", f"{ticket} holds up nobody", known.job_id)
+        if not all(self.evidence.is_settled(at, each) for each in behind[-most:]):
+            raise Violation("head of line", f"behind {ticket} not all is settled", known.job_id)
 
     def _commit(self, process: Process, memory: Memory, points: Any, must_finish: bool) -> None:
         if must_finish and not isinstance(memory.event, Revoked | Tick):

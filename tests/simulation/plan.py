@@ -11,6 +11,7 @@ from streams.core.admission import Quotas
 from streams.core.cost import Prior
 from streams.core.fair_queue import Fairness
 from streams.core.limits import StageLimits
+from streams.core.offset_map import BACK_PRESSURE_SPAN
 from streams.core.retry import RetryPolicy
 from streams.core.tiers import DEFAULT_WEIGHTS
 
@@ -155,6 +156,7 @@ def _limits(rng: random.Random) -> StageLimits:
         ask_again_s=0.5,
         make_way_s=1.0,
         longest_run_s=100_000.0,
+        map_span=3 if window_low % 2 else BACK_PRESSURE_SPAN,
         commit_interval_s=rng.choice((0.2, 1.0)),
         drain_s=2.0,
     )

@@ -21,7 +21,7 @@ REQUIRED = (
     *(f"fault {kind}" for kind in KINDS),
     *(f"jobs {status}" for status in ("completed", "failed", "rejected", "cancelled", "expired")),
     "conflicts", "crash counts used", "crashes alone", "crashes inside the engine", "drains",
-    "forwarded",
+    "forwarded", "heads that stepped aside",
     "holds", "interleaved steps", "kills", "local holds", "lost acknowledgements",
     "lost assignments", "lost creates", "next editions", "offloads", "offset maps used",
     "outcomes re-emitted", "parked", "probes", "quotas checked", "rebalances", "redrivers died",

@@ -15,6 +15,7 @@ from schemas.records import GenerationRequest
 from streams.blobs.base import open_store
 from streams.blobs.fences import Fences
 from streams.claims import (
+    Author,
     RunClaim,
     claim_request,
     read_claim,
@@ -105,6 +106,16 @@ def test_a_run_is_worked_from_the_record_that_was_claimed_and_no_other(fences: F
 def test_the_record_of_a_run_comes_back_as_it_was_claimed() -> None:
     assert read_run_claim(run_claim_body(RECORD)) == RECORD
     assert run_claim_body(RECORD) == run_claim_body(read_run_claim(run_claim_body(RECORD)))
+    signed = replace(RECORD, author=Author("alice@ops", NOON, "more memory", "order-1"))
+    assert read_run_claim(run_claim_body(signed)) == signed
+
+
+def test_a_claim_older_than_authors_has_none() -> None:
+    fields = json.loads(run_claim_body(RECORD))
+    del fields["author"]
+    assert read_run_claim(json.dumps(fields).encode()) == RECORD
+    with pytest.raises(FatalError):
+        read_run_claim(json.dumps(fields | {"author": {"by": "me"}}).encode())
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"7", b"\xff", b'{"value": 3}'])

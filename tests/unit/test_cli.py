@@ -66,7 +66,7 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
         ("stage pause painter", "no stage 'painter'"),
         ("cancel job --run 0", "--run"),
         ("dlt show sampler/3", "want STAGE/PARTITION/OFFSET"),
-        ("dlt show painter/3/17", "want STAGE/PARTITION/OFFSET"),
+        ("dlt show painter!/3/17", "want STAGE/PARTITION/OFFSET"),
         ("dlt list --stage painter", "no stage 'painter' with dead letters"),
         ("dlt list --since yesterday", "--since 'yesterday': want 30s"),
         ("dlt redrive", "or --all"),
@@ -74,6 +74,8 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
         ("dlt redrive job --all", "not both"),
         ("dlt redrive sampler/3/17 --stage sampler", "not both"),
         ("dlt redrive sampler/3/17 --tenant acme", "a letter knows its tenant"),
+        ("dlt redrive --all", "say for the record --why"),
+        ("dlt redrive --tenant acme --why", "--why"),
         ("dlt redrive sampler/x/17", "want STAGE/PARTITION/OFFSET"),
     ],
 )
@@ -103,7 +105,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(reel: Reel) -> None:
         "cancel job",
         "dlt list",
         "dlt show sampler/3/17",
-        "dlt redrive --all",
+        "dlt redrive --all --why now",
     ],
 )
 def test_no_broker_is_one_line_with_exit_code_1(words: str, reel: Reel) -> None:

@@ -34,7 +34,7 @@ CODEC = Codec()
 def a_letter(
     value: bytes | None = b"", *headers: tuple[str, bytes | None], at: str = "sampler"
 ) -> DeadLetter:
-    return DeadLetter(stage(at), 3, 17, 0, b"job-1", value, headers)
+    return DeadLetter(stage(at).dead_letters, 3, 17, 0, b"job-1", value, headers)
 
 
 def test_our_findings_are_read_by_their_names() -> None:
@@ -120,14 +120,14 @@ def test_any_value_is_one_printable_line(value: bytes | None) -> None:
     assert as_text(value).isprintable()
 
 
-@pytest.mark.parametrize("text", ["sampler/3", "sampler/-1/3", "painter/1/2", "subscriber/0/0", ""])
+@pytest.mark.parametrize("text", ["sampler/3", "sampler/-1/3", "a b/1/2", "sampler/1/x", ""])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(WrongRequest):
         parse_address(text)
 
 
 def test_an_address_names_one_letter() -> None:
-    assert parse_address(a_letter().address) == (stage("sampler"), 3, 17)
+    assert parse_address(a_letter().address) == ("prompts.cleaned.dlt", 3, 17)
 
 
 # ---- whose it is

@@ -37,9 +37,9 @@ def test_a_wish_for_a_run_that_nobody_requests_is_forgotten() -> None:
 
 def test_a_redrive_that_was_seen_to_keeps_what_else_was_wished_of_the_run() -> None:
     book, key = a_book(), RunKey("acme", "order-7", 2)
-    book.redrive_wished(key, now_s=0)
+    book.redrive_wished(key, "wish", now_s=0)
     book.cancel_wished(key, now_s=0)
-    assert [due.kind for due in book.due(6, limit=10)] == ["redrive"]
+    assert [(due.kind, due.payload) for due in book.due(6, limit=10)] == [("redrive", "wish")]
     book.redriven(key)
     assert len(book) == 1
     book.requested(key, deadline_s=500, payload="request", now_s=7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 from streams import topology
@@ -60,10 +61,12 @@ def test_a_retry_copy_is_the_original_in_the_same_partition_of_the_retry_topic()
 
 def test_a_retry_copy_says_which_try_it_is_and_where_it_came_from() -> None:
     task = a_task(offset=41, timestamp_ms=1_700_000_000_000)
-    copy = retried(task, try_number=2, crashes=Crashes(3, 1))
-    assert origin_of(as_delivered(copy, 7, 5)) == Origin(
-        "prompts.cleaned", 41, 1_700_000_000_000, 2, Crashes(3, 1)
-    )
+    copy = retried(task, try_number=2, crashes=Crashes(3, 1), num_diverted=1)
+    origin = Origin("prompts.cleaned", 13, 41, 1_700_000_000_000, 2, Crashes(3, 1), 1)
+    assert origin_of(as_delivered(copy, 7, 5)) == origin
+    elsewhere = replace(as_delivered(copy, 7, 5), partition=2)  # forwarded, being misplaced
+    assert origin_of(elsewhere) == origin
+    assert texts(dead(elsewhere).headers, DLT_PREFIX)["partition"] == "13"
     assert texts(copy.headers, RETRY_PREFIX)["reason"] == "flaky"
 
 
@@ -78,23 +81,23 @@ def test_a_copy_of_a_copy_has_its_headers_once() -> None:
 
 def test_a_record_that_was_never_retried_is_its_own_origin() -> None:
     task = a_task(offset=3, headers=THEIRS)
-    assert origin_of(task) == Origin(task.topic, 3, task.timestamp_ms)
+    assert origin_of(task) == Origin(task.topic, task.partition, 3, task.timestamp_ms)
 
 
 def test_headers_that_are_no_numbers_count_as_none() -> None:
     odd: Headers = (
         ("reel-retry-try", b"many"), ("reel-retry-crashes", b"-1"),
         ("reel-retry-crashes-alone", b"9" * 30), ("reel-retry-origin-offset", b"\xff"),
-        ("reel-retry-origin-timestamp-ms", None),
+        ("reel-retry-origin-timestamp-ms", None), ("reel-retry-origin-partition", b"9" * 12),
     )  # fmt: skip
     task = a_task(offset=3, headers=odd, topic="prompts.cleaned.retry.60s")
-    assert origin_of(task) == Origin(task.topic, 3, task.timestamp_ms)
+    assert origin_of(task) == Origin(task.topic, task.partition, 3, task.timestamp_ms)
 
 
 def test_a_stranger_cannot_say_that_a_record_was_retried() -> None:
     headers: Headers = (("reel-retry-try", b"4"), ("reel-retry-crashes-alone", b"3"))
     task = a_task(offset=3, headers=headers)
-    assert origin_of(task) == Origin(task.topic, 3, task.timestamp_ms)
+    assert origin_of(task) == Origin(task.topic, task.partition, 3, task.timestamp_ms)
     assert dead(task).headers[:2] == headers, "they are the original's, and stay"
 
 

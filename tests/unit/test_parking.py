@@ -244,6 +244,24 @@ def test_parked_requests_make_way_for_those_of_others_that_they_hide() -> None:
     assert prompt.started == ["one", "hidden"]
 
 
+def test_a_parked_head_that_holds_up_others_goes_to_the_end_of_its_topic() -> None:
+    wide = replace(LIMITS, window_high=20, window_per_tenant=20, look_ahead=20, map_span=10)
+    prompt = Prompt(wide).read()
+    prompt.comes("one")
+    prompt.comes_parked("parked")
+    for number in range(1, 10):
+        assert prompt.parked == []
+        prompt.comes_parked(f"other-{number}", f"tenant-{number}")
+        ticket = next(each for each in prompt.state.flights if each[:2] == (DEFERRED, number))
+        prompt(ev.Emitted(ticket, ()), ev.Acknowledged(ticket), ev.Tick())
+    (park,) = prompt.parked
+    assert (park.work.job_id, park.over) == ("parked", "concurrent_jobs")
+    assert DEFERRED in prompt.paused
+    prompt(ev.Acknowledged(park.ticket))
+    assert DEFERRED not in prompt.paused
+    assert [each.offset for each in prompt.state.flights if each.partition == DEFERRED] == []
+
+
 def test_without_quotas_nobody_is_asked() -> None:
     prompt = Prompt(replace(LIMITS, quotas=Quotas()))
     assert prompt.paused == set()

@@ -15,7 +15,7 @@ from schemas.codec import Codec
 from schemas.records import GenerationRequest, VideoDone
 from streams.blobs.base import open_store
 from streams.blobs.fences import Fences
-from streams.claims import RunClaim, claim_request
+from streams.claims import Author, RunClaim, claim_request
 from streams.errors import FatalError, InvalidRecord
 from streams.redrive import (
     BeginRun,
@@ -50,7 +50,7 @@ def end(fences: Fences, run: int, status: Any) -> None:
 
 
 def complete(fences: Fences, run: int, now: datetime = NOW) -> RunClaim | NothingToDo:
-    return complete_redrive(fences, CODEC, *JOB, run, now=now, deadline_s=DAY_S)
+    return complete_redrive(fences, CODEC, *JOB, run, author=Author("test", now), deadline_s=DAY_S)
 
 
 def begun(fences: Fences, run: int, now: datetime = NOW) -> RunClaim:
@@ -183,7 +183,7 @@ def test_two_that_planned_the_same_make_one_run(fences: Fences) -> None:
     for minutes, plan in enumerate(plans):
         assert isinstance(plan, BeginRun)
         now = NOW + timedelta(minutes=minutes)
-        records.append(claim_redrive(fences, CODEC, plan, now, DAY_S))
+        records.append(claim_redrive(fences, CODEC, plan, Author("test", now), DAY_S))
     assert records[0] == records[1]
     assert fences.latest_run(*JOB) == 2
 

@@ -32,6 +32,9 @@ def mux_mp4(
         InvalidRecord: `unencodable`; the encoder does not take such frames.
         SickHost: the temporary file cannot be written.
     """
+    if min(width_px, height_px, fps) < 1:
+        text = f"no video is of {width_px}x{height_px} at {fps} fps"
+        raise InvalidRecord(text, reason_code="unencodable")
     with tempfile.TemporaryDirectory(prefix="reel-mux-") as folder:
         path = Path(folder) / "video.mp4"
         try:
