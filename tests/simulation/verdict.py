@@ -181,7 +181,8 @@ def _check_conflicts(world: World) -> None:
 def _check_quotas(world: World) -> None:
     """No tenant has more jobs in the pipeline than its part of the quota: where nobody dies.
 
-    Of what a dead worker had let in, the log tells nothing before the next stage's record.
+    Of what a dead worker had let in, the log tells nothing before the next stage's record. A
+    misplaced request that was to be tried again before it was forwarded counts as let in.
     """
     quotas = world.plan.limits.quotas
     is_quiet = not world.plan.faults and not world.counts["kills"]
@@ -197,7 +198,8 @@ def _check_quotas(world: World) -> None:
             for entry in world.log.entries.get(TopicPartition(topic, number), []):
                 record: Any = world.codec.decode(entry.value, record_type)
                 job = record if step < 0 else record.job
-                if (job.job_id, job.run) not in seen:
+                is_misplaced = world.jobs[job.job_id].is_misplaced
+                if not is_misplaced and (job.job_id, job.run) not in seen:
                     seen.add((job.job_id, job.run))
                     payer = number, tier_of(job.job_id), job.tenant_id
                     moments.append((entry.timestamp_ms, step, payer, job.job_id))
