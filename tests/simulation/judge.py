@@ -191,17 +191,25 @@ class Judge:
                 raise Violation("marker", f"{process.name} starts {ticket} unmarked", known.job_id)
             self._may_start(process, memory, place, known)
             is_alone = len(tickets) == 1 and not memory.running
-            if self._is_suspect(place):
-                self._world.count["suspects"] += 1
-                if not is_alone:
-                    raise Violation("alone", f"the suspect {ticket} has company", known.job_id)
-            if any(self._is_suspect((each.partition, each.offset)) for each in memory.running):
-                raise Violation("alone", f"{ticket} joins a suspect", known.job_id)
+            self._is_kept_alone(process, memory, ticket, is_alone)
         for ticket in tickets:
             memory.running[ticket] = is_alone
             memory.marks[ticket.partition, ticket.offset] = is_alone
             memory.failed.discard(ticket)
             self._world.count["starts"] += 1
+
+    def _is_kept_alone(
+        self, process: Process, memory: Memory, ticket: Ticket, is_alone: bool
+    ) -> None:
+        if process.name not in self._world.groups[process.stage.name].members:
+            return  # it can't know who has died elsewhere since the group dropped it
+        job_id = self._job_id(ticket)
+        if self._is_suspect((ticket.partition, ticket.offset)):
+            self._world.count["suspects"] += 1
+            if not is_alone:
+                raise Violation("alone", f"the suspect {ticket} has company", job_id)
+        if any(self._is_suspect((each.partition, each.offset)) for each in memory.running):
+            raise Violation("alone", f"{ticket} joins a suspect", job_id)
 
     def _is_marked(self, memory: Memory, ticket: Ticket, known: Known) -> bool:
         point = memory.accepted.get(ticket.partition)
