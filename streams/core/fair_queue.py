@@ -15,12 +15,15 @@ from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from streams.core.ranking import Ranking
 from streams.core.tiers import OFF_PEAK, OFF_PEAK_WEIGHT
 
 T = TypeVar("T", bound=Hashable)
 
 #: Accounts kept of a tier's tenants that were served and wait for nothing now.
 MAX_IDLE = 10_000
+#: Lines kept of a tenant that have nothing waiting: it is likely to ask for the same keys again.
+MAX_LINES = 8
 #: What the cheapest record is charged: turns cost something even where work is free.
 LEAST_COST_S = 1e-3
 
@@ -80,8 +83,8 @@ class FairQueue(Generic[T]):
     - What is off-peak (`tiers.OFF_PEAK`) goes where nothing else waits, and changes no account of
       who else there is. It does not age: under a load that never ends it waits without end.
     - A turn of one key never waits for records of another, and charges the same accounts.
-    - Memory: what waits, and a few times `MAX_IDLE` accounts of tenants that don't. Where a tier
-      has more of those, newcomers begin where the least of them is.
+    - Memory: what waits, and a few times `MAX_IDLE` accounts of tenants that don't, `MAX_LINES`
+      keys each. Where a tier has more of those, newcomers begin where the least of them is.
 
     >>> queue = FairQueue(Fairness({"pro": 3.0, "free": 1.0}))
     >>> for number in range(4):
@@ -98,7 +101,7 @@ class FairQueue(Generic[T]):
         self._fairness = fairness
         self._tiers: dict[str, _Tier] = {}
         self._keys: dict[Hashable, _Key] = {}
-        self._oldest_keys: _Ranking[_Key] = _Ranking()
+        self._oldest_keys: Ranking[_Key] = Ranking()
         self._entries: dict[T, _Entry] = {}
         self._served = 0.0  # of the tier that was served last, at that time
         self._num_added = 0
@@ -128,7 +131,7 @@ class FairQueue(Generic[T]):
         assert item not in self._entries, f"{item!r} waits already"
         tier = self._tier(charge.tier)
         if not tier.num:
-            tier.rank = max(tier.rank, self._served)
+            tier.advance(max(tier.rank, self._served))
         tenant = tier.tenants.get(charge.tenant_id)
         if tenant is None:
             tenant = tier.open(charge.tenant_id)
@@ -145,7 +148,7 @@ class FairQueue(Generic[T]):
         if line is None or line.key is not own_key:
             line = tenant.lines[key] = Line(tenant, own_key)
         if not line.is_ranked:
-            own_key.ranking(tier).add(line)
+            own_key.add(line)
         due_s = now_s + self._fairness.ageing_s
         if deadline_s is not None and deadline_s < due_s:
             due_s = deadline_s
@@ -176,16 +179,19 @@ class FairQueue(Generic[T]):
             return None
         tenant = best.ranking.first()
         assert tenant is not None, "a tier that waits has a tenant that does"
-        lines = tenant.lines
-        if len(lines) == 1:
-            (line,) = lines.values()
-            return line
-        return min((each for each in lines.values() if each.num), key=Line.head)
+        lead: Line | None = None
+        for line in tenant.lines.values():
+            if line.num and (lead is None or line.entries[0] < lead.entries[0]):
+                lead = line
+        assert lead is not None, "a tenant that waits has a line that does"
+        return lead
 
     def lead_of(self, key: Hashable) -> Line:
         """Whose turn it is among the records of that key; one waits."""
         best: Line | None = None
-        for tier, ranking in self._keys[key].rankings.items():
+        own_key = self._keys[key]
+        own_key.rank_newcomers()
+        for tier, ranking in own_key.rankings.items():
             if best is not None and best.tenant.tier.order <= tier.order:
                 continue
             if (line := ranking.first()) is not None:
@@ -205,7 +211,7 @@ class FairQueue(Generic[T]):
             tier.highest = tenant.rank
         if tier.rank > self._served and not tier.is_off_peak:
             self._served = tier.rank
-        tier.rank += charged_s / tier.weight
+        tier.advance(tier.rank + charged_s / tier.weight)
         self._leave(entry)
         return entry[2]  # type: ignore[no-any-return]
 
@@ -262,68 +268,25 @@ class FairQueue(Generic[T]):
             key.tidy()
         else:
             del self._keys[key.name]
+            key.clear()  # else a line that is kept keeps tenants that are forgotten
         if line.num:
             line.tidy()
         else:
             line.entries.clear()
-            if len(tenant.lines) > 1:
+            if len(tenant.lines) > MAX_LINES:
                 del tenant.lines[key.name]
         if not tier.num:
             tier.served = tier.highest  # nobody waits: nobody owes anything
 
 
-M = TypeVar("M", "_Tenant", "Line", "_Key")
+class _Tier:
+    """Accounts of a tier: `rank` in seconds served by weight; those of its tenants in seconds.
 
-
-class _Ranking(Generic[M]):
-    """Members by rank, least first; of equal rank as they came. Ranks only ever grow.
-
-    So a place that is out of date is too far in front, and is put right when it comes first.
+    The tier of the least `order` goes first.
     """
 
-    __slots__ = ("_heap", "_num_added", "_tidy_at")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, M]] = []
-        self._num_added = 0
-        self._tidy_at = 64
-
-    def add(self, member: M) -> None:
-        """A member that has something waiting, and is not here since when it last had."""
-        if len(self._heap) >= self._tidy_at:
-            self._tidy()
-        member.is_ranked = True
-        self._num_added += 1
-        heapq.heappush(self._heap, (member.rank, self._num_added, member))
-
-    def first(self) -> M | None:
-        """The member of the least rank that has something waiting."""
-        heap = self._heap
-        while heap:
-            rank, _, member = heap[0]
-            if not member.num:
-                heapq.heappop(heap)
-                member.is_ranked = False
-            elif member.rank > rank:
-                self._num_added += 1
-                heapq.heapreplace(heap, (member.rank, self._num_added, member))
-            else:
-                return member
-        return None
-
-    def _tidy(self) -> None:
-        for _, _, member in self._heap:
-            member.is_ranked = member.num > 0
-        self._heap = [each for each in self._heap if each[2].is_ranked]
-        heapq.heapify(self._heap)
-        self._tidy_at = 2 * len(self._heap) + 64
-
-
-class _Tier:
-    """Accounts of a tier: `rank` in seconds served by weight; those of its tenants in seconds."""
-
     __slots__ = (
-        "cost_s", "highest", "is_off_peak", "num", "rank", "ranking", "served", "sweep_at",
+        "cost_s", "highest", "is_off_peak", "num", "order", "rank", "ranking", "served", "sweep_at",
         "tenants", "weight",
     )  # fmt: skip
 
@@ -331,17 +294,17 @@ class _Tier:
         self.weight, self.is_off_peak = weight, is_off_peak
         self.num = 0
         self.cost_s = 0.0
-        self.rank = 0.0
+        self.advance(0.0)
         self.tenants: dict[str, _Tenant] = {}
         self.sweep_at = 64  # tenants
-        self.ranking: _Ranking[_Tenant] = _Ranking()
+        self.ranking: Ranking[_Tenant] = Ranking()
         self.served = 0.0  # of the tenant that was served last, at that time: where newcomers begin
         self.highest = 0.0
 
-    @property
-    def order(self) -> tuple[bool, float]:
-        """The tier of the least order goes first."""
-        return self.is_off_peak, self.rank
+    def advance(self, rank: float) -> None:
+        """It has been served up to here."""
+        self.rank = rank
+        self.order = self.is_off_peak, rank
 
     def open(self, name: str) -> _Tenant:
         """A new account."""
@@ -409,20 +372,46 @@ class Line:
 
 
 class _Key:
-    """All records of one key. `rank` is when the one that waits longest came."""
+    """All records of one key. `rank` is when the one that waits longest came.
 
-    __slots__ = ("entries", "is_ranked", "name", "num", "rank", "rankings")
+    Its lines are ranked when somebody asks for a turn of this key: most have gone by then, where
+    turns are anybody's.
+    """
+
+    __slots__ = ("entries", "is_ranked", "name", "newcomers", "num", "rank", "rankings")
 
     def __init__(self, name: Hashable, now_s: float) -> None:
         self.name, self.num, self.rank, self.is_ranked = name, 0, now_s, False
-        self.rankings: dict[_Tier, _Ranking[Line]] = {}
+        self.rankings: dict[_Tier, Ranking[Line]] = {}
+        self.newcomers: list[Line] = []
         self.entries: deque[_Entry] = deque()  # as they came
 
-    def ranking(self, tier: _Tier) -> _Ranking[Line]:
-        found = self.rankings.get(tier)
-        if found is None:
-            found = self.rankings[tier] = _Ranking()
-        return found
+    def add(self, line: Line) -> None:
+        """A line that has something waiting, and is not here since when it last had."""
+        line.is_ranked = True
+        self.newcomers.append(line)
+        if len(self.newcomers) > 2 * self.num + 64:
+            for each in self.newcomers:
+                each.is_ranked = each.num > 0 or each is line
+            self.newcomers = [each for each in self.newcomers if each.is_ranked]
+
+    def rank_newcomers(self) -> None:
+        """From here on they take part."""
+        for line in self.newcomers:
+            if not line.num:
+                line.is_ranked = False
+                continue
+            tier = line.tenant.tier
+            ranking = self.rankings.get(tier)
+            if ranking is None:
+                ranking = self.rankings[tier] = Ranking()
+            ranking.add(line)
+        self.newcomers.clear()
+
+    def clear(self) -> None:
+        """Nothing waits any more."""
+        self.rankings.clear()
+        self.newcomers.clear()
 
     def tidy(self) -> None:
         """The head waits, and at most half of the others don't."""

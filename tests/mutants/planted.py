@@ -322,8 +322,8 @@ MUTANTS = (
     Mutant(
         "lets deferrable jobs share as a tier does",
         "streams/core/fair_queue.py",
-        "        return self.is_off_peak, self.rank\n",
-        "        return False, self.rank\n",
+        "        self.order = self.is_off_peak, rank\n",
+        "        self.order = False, rank\n",
         ("tests/properties/test_fair_queue.py",),
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 
 import hypothesis.strategies as st
@@ -284,3 +285,20 @@ def test_off_peak_work_changes_nobody_elses_order(
         return taken
 
     assert order(has_off_peak=True) == order(has_off_peak=False)
+
+
+@given(num_stay=st.integers(0, 5), num_go=st.integers(100, 200), chance=st.randoms())
+def test_who_stays_while_many_others_come_and_go_is_not_forgotten(
+    num_stay: int, num_go: int, chance: random.Random
+) -> None:
+    queue: FairQueue[str] = FairQueue(Fairness(WEIGHTS, AGEING_S))
+    order = ["stays"] * num_stay + ["goes"] * num_go
+    chance.shuffle(order)
+    staying: set[str] = set()
+    for number, kind in enumerate(order):
+        queue.add("key", f"{kind}-{number}", Charge("pro", f"t{number}", 1.0), None, 0.0)
+        if kind == "stays":
+            staying.add(f"{kind}-{number}")
+        else:
+            queue.remove([f"{kind}-{number}"])
+    assert {queue.pop(queue.lead_of("key")) for _ in range(len(queue))} == staying
