@@ -80,6 +80,7 @@ class Intake:
             origin.try_number,
             origin.crashes,
             None if delay_s is None else raw.timestamp_ms / 1000 + delay_s,
+            delay_s,
             _identity(record) if isinstance(record, GenerationRequest) else None,
             self._charge(task),
             None if verdict or self._share is None else self._share(task),

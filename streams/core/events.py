@@ -82,7 +82,8 @@ class Work:
     """A delivered record as the core sees it. `job_id` None: the record could not be decoded.
 
     Run, try and crashes are three counters (DESIGN 4): a redrive's, a retry's, and that of
-    processes which died with the record inside the engine. `due_s`: not to be worked before.
+    processes which died with the record inside the engine. `due_s`: not to be worked before, but
+    `delay_s` after its delivery in any case: clocks of who wrote it and who reads it may be apart.
     `identity`: copies of one job stand for each other only if theirs are equal; another request
     under the same job id is none of its copies. `charge`: who pays for it at this stage. `share`:
     what it asks of a quota; None where there is none to be asked. `degradations`: what of it is let
@@ -98,6 +99,7 @@ class Work:
     try_number: int = 1
     crashes: Crashes = NO_CRASHES
     due_s: float | None = None
+    delay_s: float | None = None
     identity: Hashable = None
     charge: Charge = NOBODY
     share: Share | None = None

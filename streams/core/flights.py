@@ -11,7 +11,7 @@ from streams.core import events as ev
 from streams.core.admission import Admission, LetIn, Park, Refuse
 from streams.core.batches import Batches
 from streams.core.copies import Copies
-from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition
+from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition, Work
 from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
 from streams.core.gate import Why
 from streams.core.head_of_line import HEAD_OF_LINE, steps_aside
@@ -128,6 +128,12 @@ class Flights:
     def _deadline_s(self, flight: Flight) -> float | None:
         assert flight.run_of_job is not None, "a record without a job has a fault"
         return self.wishes.deadline_s(flight.run_of_job, flight.work.deadline_s)
+
+    def timed(self, work: Work) -> Work:
+        """A delivered record, due no later than our own clock makes it."""
+        if work.due_s is None or work.delay_s is None:
+            return work
+        return replace(work, due_s=min(work.due_s, self.now_s + work.delay_s))
 
     def _delay(self, flight: Flight, due_s: float) -> None:
         """Records of a retry topic come due in order: none behind this one need be delivered."""

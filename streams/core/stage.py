@@ -242,7 +242,8 @@ class StageState:
         if ticket is None:
             return  # not ours (any more), known already, or finished by an earlier owner
         known = self.ours.trackers[event.partition].crashes(event.offset)
-        flight = Flight(ticket, event.work, event.verdict, crashes=known or event.work.crashes)
+        work = self._here.timed(event.work)
+        flight = Flight(ticket, work, event.verdict, crashes=known or work.crashes)
         self.flights[ticket] = flight
         self._here.pause(self.ours.enter(event.partition, event.work.charge.tenant_id))
         job_id = event.work.job_id

@@ -102,3 +102,23 @@ def test_over_the_bound_on_what_is_parked_a_request_is_refused_with_the_time_to_
     assert all(each.retry_at and each.retry_at > each.finished_at for each in refused)
     # Half of the bound in each of its two partitions, and what the first ones left of the quota.
     assert abs(200 - len(refused) - 100) <= QUOTA
+
+
+def test_over_its_rate_a_tenant_is_refused_with_the_time_to_retry_and_others_are_not(
+    kafka_home: Path, tmp_path: Path
+) -> None:
+    changes = {"tier_rates": {"free": 6.0}}  # three a minute in each of a tenant's partitions
+    with open_scene(tmp_path, kafka_home, batch_age_ms=100, **changes) as scene:
+        noisy, quiet = jobs("noisy", 30), jobs("quiet", 2)
+        scene.submit(noisy, "noisy")
+        scene.submit(quiet, "quiet")
+        scene.wait_for(*noisy, *quiet)
+        # What was decided stands, whoever is asked again.
+        os.kill(scene.stack.pids()["prompt"], signal.SIGKILL)
+        scene.submit([*noisy, "later"], "noisy")
+        scene.wait_for("later")
+    assert {scene.ended(job_id) for job_id in quiet} == {("completed", None)}
+    refused = [scene.done[each][0] for each in noisy if scene.ended(each)[0] != "completed"]
+    assert {(each.status, each.reason_code) for each in refused} == {("rejected", "rate_limited")}
+    assert all(each.retry_at and each.retry_at > each.finished_at for each in refused)
+    assert 24 <= len(refused) < 30, "a minute's worth at once, of each partition that it sent to"

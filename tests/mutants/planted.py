@@ -320,6 +320,13 @@ MUTANTS = (
         '        ends_job = error.reason_code in',
     ),
     Mutant(
+        "lets a retry wait for a clock that was ahead",
+        "streams/core/flights.py",
+        "replace(work, due_s=min(work.due_s, self.now_s + work.delay_s))",
+        "work",
+        ("tests/unit/test_stage_fates.py",),
+    ),
+    Mutant(
         "lets deferrable jobs share as a tier does",
         "streams/core/fair_queue.py",
         "        self.order = self.is_off_peak, rank\n",

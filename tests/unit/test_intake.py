@@ -136,7 +136,8 @@ def test_a_retry_copy_is_due_so_long_after_it_was_appended() -> None:
     headers = (("reel-retry-try", b"3"), ("reel-retry-crashes", b"2"))
     raw = a_task(topic="prompts.cleaned.retry.60s", timestamp_ms=5_000, headers=headers)
     work = Intake(topology.stage("sampler"), Codec(), same_key, (10, 60))(raw).work
-    assert (work.due_s, work.try_number, work.crashes) == (65.0, 3, Crashes(2, 0))
+    assert (work.due_s, work.delay_s) == (65.0, 60.0)
+    assert (work.try_number, work.crashes) == (3, Crashes(2, 0))
     assert take(a_task()).work.due_s is None
 
 

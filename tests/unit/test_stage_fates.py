@@ -197,6 +197,13 @@ def test_a_record_that_is_due_already_does_not_wait() -> None:
     assert stage(a_delivery(0, due_s=7.0), TURN) == [started(0, due_s=7.0)]
 
 
+def test_a_record_of_a_clock_ahead_of_ours_waits_no_longer_than_its_topic_makes_it() -> None:
+    stage = Stage().at(3.0)
+    assert stage(a_delivery(0, due_s=607.0, delay_s=7.0)) == [Pause((P0,))]
+    assert stage.at(9.9)(TURN) == []
+    assert stage.at(10.0)(TURN) == [Resume((P0,)), started(0, due_s=10.0, delay_s=7.0)]
+
+
 def test_what_is_not_due_can_be_taken_away_and_cancelled() -> None:
     stage = Stage(a_delivery(0, "j", due_s=7.0), Assigned({P1: a_start_offset()}))
     stage(a_delivery(0, partition=P1, due_s=7.0))
