@@ -35,6 +35,7 @@ REQUIRED = (
 NAMED_SEEDS: tuple[tuple[int, str], ...] = (
     (355, "a run that ended while the start marker of its batch was under way"),
     (8145, "a zombie that starts what has died alone elsewhere since"),
+    (20436, "a losing request whose like stepped aside, and was buried in its place"),
 )
 
 

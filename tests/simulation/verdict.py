@@ -158,6 +158,10 @@ def _check_conflicts(world: World) -> None:
     letters = [each for each in evidence.dead if each.reason_code == "idempotency_conflict"]
     buried = {(each.topic, each.partition, each.offset) for each in letters}
     bodies = {each.value for each in letters}
+    stepped_aside = {
+        each.value for found in evidence.known.values() for each in found.values()
+        if each.num_diverted
+    }  # fmt: skip
     for number in range(NUM_PARTITIONS):
         at = TopicPartition(topology.REQUESTS, number)
         for offset, known in evidence.known[at].items():
@@ -170,9 +174,9 @@ def _check_conflicts(world: World) -> None:
             assert body is not None
             request = world.codec.decode(known.value, GenerationRequest)
             is_loser = read_claim(body).request_sha256 != request_sha256(request)
-            # What was parked lost its place, and stood for its like: its copy is buried.
-            was_parked = (number, known.value) in evidence.parked
-            is_buried = (*at, offset) in buried or (was_parked and known.value in bodies)
+            # What was parked or stepped aside stood for its like: the copy of it is buried.
+            is_moved = (number, known.value) in evidence.parked or known.value in stepped_aside
+            is_buried = (*at, offset) in buried or (is_moved and known.value in bodies)
             world.counts["conflicts"] += is_loser
             if is_buried != is_loser:
                 raise Violation("conflict", f"{at}@{offset}: loser {is_loser}", known.job_id)
