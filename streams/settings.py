@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         "consumer", description="`consumer` (KIP-848; Apache Kafka 4) or `classic`."
     )
     partitions: int = Field(
-        24, ge=3, description="N of every stage topic: a multiple of the tiers, >= 3 x workers."
+        24, ge=1, description="N of every stage topic: a multiple of the tiers, >= 3 x workers."
     )
     replication_factor: int = Field(1, ge=1, description="3 in production; 1 on one broker.")
     schema_registry_url: str | None = Field(None, description="Confluent wire format if set.")
@@ -139,6 +139,9 @@ class Settings(BaseSettings):
 
     # The worker
     model: Path | None = Field(None, description="A model: a diffusers pipeline's folder.")
+    distilled_model: Path | None = Field(
+        None, description="Another, with its text encoder and VAE, that jobs may be moved to."
+    )
     device: str = Field("cpu", description="cpu, cuda or cuda:N.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of weights.")
     attention: str | None = Field(
@@ -270,7 +273,9 @@ class Settings(BaseSettings):
             raise ValueError(f"REEL_TIERS: {OFF_PEAK} is no tier, but where deferrable jobs wait")
         named = {self.default_tier, *(self.tenants or {}).values()}
         if unknown := named - set(self.tiers):
-            raise ValueError(f"unknown tier {', '.join(sorted(unknown))}: not in REEL_TIERS")
+            is_unset = "default_tier" not in self.model_fields_set and self.default_tier in unknown
+            way = "; set REEL_DEFAULT_TIER" if is_unset else ""
+            raise ValueError(f"unknown tier {', '.join(sorted(unknown))}: not in REEL_TIERS{way}")
         if "tier_weights" in self.model_fields_set and (
             unknown := self.tier_weights.keys() - set(self.tiers)
         ):

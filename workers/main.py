@@ -64,20 +64,20 @@ def build_work(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
         return FinisherWork(store)
     if settings.model is None:
         raise SettingsError("no model: set REEL_MODEL to a diffusers pipeline's folder")
-    device = _device(settings)
+    device, distilled = _device(settings), settings.distilled_model
     match stage.name:
         case "prompt":
             from workers.prompt.work import PromptWork
 
-            return PromptWork(settings.model, device, store, _rules(settings))
+            return PromptWork(settings.model, device, store, _rules(settings), distilled)
         case "sampler":
             from workers.sampler.work import SamplerWork
 
-            return SamplerWork(settings.model, device, store)
+            return SamplerWork(settings.model, device, store, distilled)
         case "decoder":
             from workers.decoder.work import DecoderWork
 
-            return DecoderWork(settings.model, device, store)
+            return DecoderWork(settings.model, device, store, distilled)
         case name:
             raise AssertionError(f"stage {name} has no work")
 

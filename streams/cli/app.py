@@ -160,7 +160,8 @@ def submit(
     allow: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="fewer-steps|smaller", help="What may be let go of to meet the deadline."
+            metavar="fewer-steps|distilled-model|smaller",
+            help="What may be let go of to meet the deadline.",
         ),
     ] = None,
 ) -> None:

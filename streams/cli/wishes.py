@@ -16,7 +16,11 @@ BrokerKind = Literal["embedded", "apache"]
 _SPAN = re.compile(r"([0-9]{1,9}) ?(s|min|h|d)")
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?:/s)?")
-_DEGRADATIONS = {"fewer-steps": "fewer_steps", "smaller": "smaller"}
+_DEGRADATIONS = {
+    "fewer-steps": "fewer_steps",
+    "distilled-model": "distilled_model",
+    "smaller": "smaller",
+}
 _SIZE = re.compile(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})")
 
 
@@ -43,7 +47,7 @@ def parse_degradations(words: Sequence[str] | None) -> tuple[str, ...]:
     """
     for word in words or ():
         if word not in _DEGRADATIONS:
-            raise SettingsError(f"--allow {word}: want {' or '.join(_DEGRADATIONS)}")
+            raise SettingsError(f"--allow {word}: want {', '.join(_DEGRADATIONS)}")
     return tuple(_DEGRADATIONS[word] for word in words or ())
 
 

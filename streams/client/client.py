@@ -130,8 +130,8 @@ class Client:
         With an `idempotency_key` the job id is that of (tenant, key): to submit twice is one job.
         None leaves a choice to the model or the tier. A deferrable job waits until nothing else
         does. A step-cached one skips what changes little between two steps: faster, and another
-        video. Of `allowed_degradations`, `fewer_steps` or `smaller`, use is made where it would
-        miss its deadline otherwise. Raises WrongRequest for values that no request can hold.
+        video. Use is made of `allowed_degradations` (`fewer_steps`, `distilled_model`, `smaller`)
+        where it would miss its deadline otherwise. Raises WrongRequest for impossible values.
         """
         request = GenerationRequest(
             job_id=derive_job_id(tenant_id, idempotency_key) if idempotency_key else new_job_id(),

@@ -90,16 +90,20 @@ class Admission(Generic[T]):
         """What becomes of a request that has its turn. Let in, or parked, it is in the ledger.
 
         A run that is in the pipeline already, or has ended, is let in: it has its share, and its
-        fences know what to do.
+        fences know what to do. What is tried again is let in too, as what is in time now.
         """
         ledger, payer = self.ledger, share.payer
         level = ledger.level(payer.partition, run_of_job)
-        entry = run_of_job, payer, share.bulk, deadline_s, now_s
-        if level is Level.ENDED or level is Level.ADMITTED:
+        is_tried = share.source is Source.TRIED
+        if level is Level.ENDED:
             return LetIn()
-        if share.source is Source.TRIED:
-            ledger.hold(*entry)
-            return LetIn()
+        if level is Level.ADMITTED:
+            # Its own share, from the try before, is not before it.
+            is_taken_back = is_tried and ledger.release(payer.partition, run_of_job, now_s)
+            if not is_taken_back:
+                return LetIn()
+        if is_tried:
+            return self._let_in(run_of_job, share, deadline_s, now_s)
         is_new = share.source is Source.NEW and level is None
         if is_new and (refusal := self._refusal(run_of_job, share, deadline_s, now_s)):
             return refusal
@@ -108,13 +112,16 @@ class Admission(Generic[T]):
         if over is None and line is not None and line.first_deadline_s < deadline_s:
             over = line.over  # or those before it would be passed for ever by what is smaller
         if over is None:
-            rung = self._rung(share, deadline_s, now_s)
-            ledger.hold(run_of_job, payer, rung.bulk, deadline_s, now_s)
-            return LetIn(rung.degradations)
+            return self._let_in(run_of_job, share, deadline_s, now_s)
         if is_new and (refusal := self._too_many(share, now_s)):
             return refusal
-        ledger.park(*entry)
+        ledger.park(run_of_job, payer, share.bulk, deadline_s, now_s)
         return Park(over)
+
+    def _let_in(self, run_of_job: RunOfJob, share: Share, deadline_s: float, now_s: float) -> LetIn:
+        rung = self._rung(share, deadline_s, now_s)
+        self.ledger.hold(run_of_job, share.payer, rung.bulk, deadline_s, now_s)
+        return LetIn(rung.degradations)
 
     # ---- what waits here
 
@@ -180,7 +187,7 @@ class Admission(Generic[T]):
             if wait_s:
                 text = f"more than {rate:g} requests a minute: try again in {wait_s:.0f} s"
                 return Refuse("rate_limited", text, now_s + wait_s)
-        least = share.rungs[-1].bulk if share.rungs else share.bulk
+        least = self._least(share).bulk
         if self._is_in_time(payer, least, deadline_s, now_s):
             return None
         predicted_s, left_s = self.predicted_s(payer, least, now_s), deadline_s - now_s
@@ -190,11 +197,14 @@ class Admission(Generic[T]):
 
     def _rung(self, share: Share, deadline_s: float, now_s: float) -> Rung:
         """The job as it was asked for if that is in time, else the least loss that is."""
-        whole = Rung((), share.bulk)
-        for rung in (whole, *share.rungs):
+        for rung in _rungs(share):
             if self._is_in_time(share.payer, rung.bulk, deadline_s, now_s):
                 return rung
-        return share.rungs[-1] if share.rungs else whole
+        return self._least(share)
+
+    def _least(self, share: Share) -> Rung:
+        """What is made soonest; of equals the lesser loss."""
+        return min(_rungs(share), key=lambda rung: self.ledger.costs.estimate_s(*rung.bulk))
 
     def _is_in_time(self, payer: Payer, bulk: Bulk, deadline_s: float, now_s: float) -> bool:
         """Whether it is predicted to meet its deadline, or nobody can tell."""
@@ -235,6 +245,10 @@ class Admission(Generic[T]):
             predicted_s = held.cost_s + held.parked_cost_s
         text = f"more than {most:g} requests wait already: try again in {predicted_s:.0f} s"
         return Refuse("quota_exceeded", text, now_s + max(1.0, predicted_s))
+
+
+def _rungs(share: Share) -> tuple[Rung, ...]:
+    return (Rung((), share.bulk), *share.rungs)
 
 
 class _Line(Generic[T]):

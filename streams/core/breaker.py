@@ -16,6 +16,9 @@ class Verdict(Enum):
 class Breaker:
     """Trips after `limit` failures in a row of different jobs, and asks for probes until it knows.
 
+    It trips sooner where a job would be given up: a last try that fails with nothing worked since
+    an earlier failure. Where jobs are fewer than the limit a sick host would else outlast them all.
+
     >>> breaker = Breaker(limit=2, first_wait_s=1.0, longest_wait_s=30.0)
     >>> breaker.failed("job-1"), breaker.failed("job-1"), breaker.failed("job-2")
     (False, False, True)
@@ -25,6 +28,8 @@ class Breaker:
     (<Verdict.UNKNOWN: 3>, False, True)
     >>> breaker.probed(is_ok=True, now_s=2.0), breaker.is_open
     (<Verdict.HOST: 2>, False)
+    >>> breaker.failed("job-1"), breaker.failed("job-1", is_last_try=True)
+    (False, True)
     """
 
     def __init__(self, limit: int, first_wait_s: float, longest_wait_s: float) -> None:
@@ -39,12 +44,13 @@ class Breaker:
         """A job was worked: whatever failed before, it was not the host."""
         self._streak.clear()
 
-    def failed(self, job_id: str) -> bool:
+    def failed(self, job_id: str, is_last_try: bool = False) -> bool:
         """A job failed; whether that opened the breaker."""
         if self.is_open:
             return False
+        is_given_up = is_last_try and bool(self._streak)
         self._streak.add(job_id)
-        self.is_open = len(self._streak) >= self._limit
+        self.is_open = is_given_up or len(self._streak) >= self._limit
         return self.is_open
 
     def must_probe(self, now_s: float) -> bool:

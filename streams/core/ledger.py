@@ -148,10 +148,18 @@ class Ledger:
         now_s: float,
         is_logged: bool = False,
     ) -> None:
-        """It is in the pipeline, as the log says (`is_logged`), or as we have decided."""
+        """It is in the pipeline, as the log says (`is_logged`), or as we have decided.
+
+        The log knows best what work it is: a retry may be let in as another job than the first try.
+        """
         entry = self._rise(Level.ADMITTED, run_of_job, payer, bulk, until_s, now_s)
-        if entry is not None:
-            entry.is_logged |= is_logged
+        if entry is not None and is_logged and not entry.is_logged:
+            entry.is_logged = True
+            if entry.bulk != bulk:
+                held = self._partitions[payer.partition].held[entry.payer]
+                held.add(entry.level, entry.cost_s, -1)
+                entry.bulk, entry.cost_s = bulk, self.costs.estimate_s(*bulk)
+                held.add(entry.level, entry.cost_s, 1)
 
     def ended(
         self, partition: int, run_of_job: RunOfJob, cost_s: float, now_s: float
@@ -250,6 +258,8 @@ class Ledger:
         else:
             self._drop(found, entry, now_s)
             entry.level, entry.payer = level, payer
+            if entry.bulk != bulk:
+                entry.bulk, entry.cost_s = bulk, self.costs.estimate_s(*bulk)
         found.held.setdefault(payer, Held()).add(level, entry.cost_s, 1)
         if level is Level.ADMITTED:
             found.num_jobs += 1

@@ -30,11 +30,15 @@ class RetryPolicy:
         >>> [RetryPolicy((10, 60), 4).delay_s("job-1", 1, each) for each in (1, 2, 3, 4)]
         [10, 60, 60, None]
         """
-        if try_number >= self.max_tries:
+        if self.is_last(try_number):
             return None
         chance = hashlib.sha256(f"{job_id}.{run}.{try_number}".encode()).digest()[0]
         rung = try_number - 1 + (chance < 64)
         return self.delays_s[min(rung, len(self.delays_s) - 1)]
+
+    def is_last(self, try_number: int) -> bool:
+        """Whether a job is given up when that try fails."""
+        return try_number >= self.max_tries
 
     @property
     def shortest_s(self) -> int:

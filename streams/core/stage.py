@@ -262,7 +262,8 @@ class StageState:
 
     def _on_failed(self, flight: Flight, fault: Fault) -> None:
         assert flight.work.job_id is not None, "what has no job is not worked"
-        if fault.ends_job and self.host.breaker.failed(flight.work.job_id):
+        is_last = fault.fate is Fate.LATER and self.limits.retry.is_last(flight.work.try_number)
+        if fault.ends_job and self.host.breaker.failed(flight.work.job_id, is_last):
             self._hold_or_go_on()
         if self.host.breaker.is_open:
             self._here.leave_for(flight, Phase.JUDGED)

@@ -254,7 +254,7 @@ def _count_text(topic: Topic, count: int, settings: Settings) -> str:
     why = "a partition count cannot shrink" if count > want else "jobs must keep their partition"
     way = "drain and delete the topic, then run `reel topics apply`"
     is_n = want == settings.partitions
-    if is_n and count >= 3 and count % len(settings.tiers) == 0:
+    if is_n and count % len(settings.tiers) == 0:
         if count < want:
             way = f"`reel topics grow {want}` with REEL_PARTITIONS={count}, or {way}"
         way = f"set REEL_PARTITIONS={count}, or {way}"

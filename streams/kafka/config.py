@@ -73,6 +73,9 @@ def tail_config(settings: Settings, client_id: str) -> ClientConfig:
     """A reader of large topics: as `controls_config`, with room to catch up fast."""
     roomy = {
         "isolation.level": "read_committed",
+        # A broker answers a connection's requests in turn: librdkafka's half a second of waiting
+        # for records would hold up the questions and fetches of partitions added meanwhile.
+        "fetch.wait.max.ms": settings.poll_ms,
         "queued.min.messages": 5_000,
         "queued.max.messages.kbytes": 8 * 1024,
         "fetch.message.max.bytes": 1024 * 1024,
@@ -87,6 +90,10 @@ def producer_config(settings: Settings, client_id: str) -> ClientConfig:
         | {
             "enable.idempotence": True,
             "acks": "all",
+            # Of two under way the first may be refused and the second taken, by a leader that
+            # knows nothing of us (KAFKA-15591); the first, sent again, is told as delivered then,
+            # and lost.
+            "max.in.flight.requests.per.connection": 1,
             "linger.ms": 2,
             "delivery.timeout.ms": settings.delivery_timeout_ms,
             "message.max.bytes": 256 * 1024,

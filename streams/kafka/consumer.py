@@ -160,6 +160,9 @@ class KafkaSource:
         self._unassign(consumer, partitions)
 
     def _unassign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        # librdkafka remembers what was paused beyond the assignment: a partition that comes back
+        # would never be read.
+        consumer.resume(partitions)
         if self._is_incremental:
             consumer.incremental_unassign(partitions)
         else:

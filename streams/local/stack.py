@@ -145,6 +145,8 @@ class LocalStack:
         self._stack.callback(model.cancel)
         model.begin()
         updates: dict[str, object] = {"home": self._home}
+        if (distilled := self.settings.distilled_model) is not None:
+            updates["distilled_model"] = distilled.absolute()  # workers have folders of their own
         if (broker := self._make_broker()) is not None:
             self._stack.callback(broker.stop)
             broker.start()

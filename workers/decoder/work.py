@@ -19,8 +19,8 @@ from streams.blobs.base import BlobStore
 from streams.blobs.fences import blob_prefix
 from streams.engine import Task
 from streams.errors import InvalidRecord, OutOfMemory
-from workers.model_check import require_model
-from workers.models.card import family_of, read_card, smallest_job
+from workers.models.card import family_of, smallest_job
+from workers.models.held import read_models
 from workers.sampler.families.base import LatentDecoder
 from workers.stage_work import Report
 from workers.torch_device import (
@@ -65,10 +65,12 @@ class DecoderWork:
         model_dir: Path,
         device: DeviceSettings,
         store: BlobStore,
+        distilled_dir: Path | None = None,
         latent_frames_per_chunk: int = 4,
     ) -> None:
         self._model_dir, self._device_settings, self._store = model_dir, device, store
-        self._card = read_card(model_dir)
+        self._models = read_models(model_dir, distilled_dir)
+        self._card = self._models.card  # its VAE decodes for both
         self._latent_frames_per_chunk = latent_frames_per_chunk
         self._family = family_of(model_dir)
         self._geometry = self._family.geometry(model_dir)
@@ -86,7 +88,7 @@ class DecoderWork:
     def batch_key(self, task: Task) -> Hashable:
         """One shape; rows of a batch are decoded one after the other."""
         job = task.record.job
-        require_model(job, self._card)
+        self._models.of(job)
         return job.num_frames, job.height_px, job.width_px
 
     def begin(self, task: Task) -> Task:

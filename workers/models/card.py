@@ -8,8 +8,9 @@ defaults of diffusers' pipeline.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,8 +166,27 @@ def model_version(folder: Path) -> str:
     SHA-256 over each file's path, size and content, of large files their first MiB only: that
     holds a safetensors file's header, with every tensor's name, type, shape and place.
     """
+    return _digest(folder, _files(folder))
+
+
+def component_digest(folder: Path) -> str:
+    """As `model_version`, of one component: what it computes, not who saved it with what."""
+    config = folder / "config.json"
+    digest = _digest(folder, (path for path in _files(folder) if path != config))
+    if not config.is_file():
+        return digest
+    said = {
+        key: value
+        for key, value in read_config(folder, config.name).items()
+        if not key.startswith("_") and not key.endswith("_version")
+    }
+    text = json.dumps(said, sort_keys=True)
+    return hashlib.sha256(f"{digest} {text}".encode()).hexdigest()
+
+
+def _digest(folder: Path, paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in _files(folder):
+    for path in paths:
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:

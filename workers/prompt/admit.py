@@ -15,8 +15,8 @@ from streams.errors import Rejected
 from workers.models.card import ModelCard
 
 MAX_SEED = 2**63 - 1
-#: What a request may allow to be let go of, the lesser loss first.
-DEGRADATIONS = frozenset({"fewer_steps", "smaller"})
+#: What a request may allow to be let go of.
+DEGRADATIONS = frozenset({"fewer_steps", "distilled_model", "smaller"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +72,46 @@ def admit(
     return job
 
 
-def degraded(job: Job, degradations: tuple[str, ...], card: ModelCard) -> Job:
-    """The job with half the steps, or half the width and height, as it was decided.
+def degraded(
+    job: Job, degradations: tuple[str, ...], card: ModelCard, distilled: ModelCard | None = None
+) -> Job:
+    """The job with half the steps, half the width and height, or the distilled model's steps and
+    guidance, as it was decided. A model that takes no negative prompt is given none.
 
     Raises:
-        Rejected: the model makes nothing so small, or takes no fewer steps.
+        Rejected: the model makes nothing so small, or takes no fewer steps; no distilled one, or
+            none that does less.
     """
     if not degradations:
         return job
     width_px, height_px, num_steps = job.width_px, job.height_px, job.num_inference_steps
+    guidance_scale = job.guidance_scale
+    if "distilled_model" in degradations:
+        if distilled is None or job.model_version == distilled.version:
+            raise Rejected("there is no distilled model", reason_code="no_distilled_model")
+        num_rows_before = num_steps * _num_rows(job, card)
+        card, guidance_scale = distilled, distilled.guidance_scale
+        num_steps = min(num_steps, distilled.num_inference_steps)
+        moved = replace(job, guidance_scale=guidance_scale)
+        if num_steps * _num_rows(moved, card) >= num_rows_before:
+            raise Rejected("the distilled model is no faster", reason_code="no_distilled_model")
     if "fewer_steps" in degradations:
         num_steps //= 2
     if "smaller" in degradations:
         unit = card.size_multiple_px
         width_px, height_px = width_px // 2 // unit * unit, height_px // 2 // unit * unit
     less = replace(
-        job, width_px=width_px, height_px=height_px, num_inference_steps=num_steps,
-        degradations=degradations,
+        job, model=card.name, model_version=card.version, width_px=width_px, height_px=height_px,
+        num_inference_steps=num_steps, guidance_scale=guidance_scale, degradations=degradations,
     )  # fmt: skip
     _check_shape(less, card)
     if num_steps < card.min_num_inference_steps:
         raise Rejected(f"{num_steps} steps are too few", reason_code="invalid_steps")
     return less
+
+
+def _num_rows(job: Job, card: ModelCard) -> int:
+    return 2 if card.is_guided(job) else 1
 
 
 def clean_prompt(text: str) -> str:

@@ -27,6 +27,15 @@ log = logging.getLogger(__name__)
 #: What tells of all runs, where requests are let in.
 LEDGER_TOPICS = (VIDEOS_DONE, stage("prompt").writes or "", REQUESTS_DEFERRED)
 
+#: What a job may be made where it would miss its deadline, the least loss first.
+LADDER = (
+    ("fewer_steps",),
+    ("distilled_model",),
+    ("smaller",),
+    ("fewer_steps", "smaller"),
+    ("distilled_model", "smaller"),
+)
+
 _SOURCES = {REQUESTS: Source.NEW, REQUESTS_DEFERRED: Source.PARKED}
 
 
@@ -59,7 +68,7 @@ class RequestShares:
     def _rungs(self, task: Task) -> Iterator[Rung]:
         """What the job may be made, as the request allows and the model can."""
         allowed = task.record.allowed_degradations
-        for names in (("fewer_steps",), ("smaller",), ("fewer_steps", "smaller")):
+        for names in LADDER:
             if set(names) <= set(allowed):
                 with suppress(Rejected):
                     yield Rung(names, bulk_of(self._job_of(replace(task, degradations=names))))

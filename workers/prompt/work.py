@@ -19,7 +19,8 @@ from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences, blob_prefix
 from streams.claims import claim_request
 from streams.engine import Task
-from workers.models.card import family_of, read_card
+from workers.models.card import family_of
+from workers.models.held import read_models
 from workers.prompt.admit import AdmissionRules, admit, clean_prompt, degraded
 from workers.sampler.families.base import NEGATIVE, Encoder
 from workers.stage_work import Report
@@ -52,11 +53,17 @@ class PromptWork:
     stage = "prompt"
 
     def __init__(
-        self, model_dir: Path, device: DeviceSettings, store: BlobStore, rules: AdmissionRules
+        self,
+        model_dir: Path,
+        device: DeviceSettings,
+        store: BlobStore,
+        rules: AdmissionRules,
+        distilled_dir: Path | None = None,
     ) -> None:
         self._model_dir, self._device_settings, self._rules = model_dir, device, rules
         self._store, self._fences = store, Fences(store)
-        self._card = read_card(model_dir)
+        self._models = read_models(model_dir, distilled_dir)
+        self._card = self._models.card  # encodes prompts for both
         self._encoder: Encoder | None = None
         self._device: Any = None
 
@@ -73,8 +80,9 @@ class PromptWork:
 
     def job(self, task: Task) -> Job:
         """The job that a request would be; Rejected says why it is none."""
-        job = admit(task.record, task.partition, self._card, self._rules)
-        return degraded(job, task.degradations, self._card)
+        card = self._models.named(task.record.model)
+        job = admit(task.record, task.partition, card, self._rules)
+        return degraded(job, task.degradations, card, self._models.distilled)
 
     def begin(self, task: Task) -> Task:
         """Claim the job id for this request; the task in the claim's partition (DESIGN 4.1).
@@ -95,13 +103,16 @@ class PromptWork:
     def compute(self, batch: Sequence[_Wish], report: Report) -> Sequence[_Encoded]:
         """Encode all prompts, and the negative ones of guided jobs, in one batch each."""
         prompts = self._encode([wish.prompt for wish in batch])
-        guided = [wish for wish in batch if self._card.is_guided(wish.job)]
+        guided = [wish for wish in batch if self._is_guided(wish.job)]
         negatives = iter(self._encode([wish.negative_prompt for wish in guided]))
         report(1, 1)
         return [
-            _Encoded(wish, prompt, next(negatives) if self._card.is_guided(wish.job) else {})
+            _Encoded(wish, prompt, next(negatives) if self._is_guided(wish.job) else {})
             for wish, prompt in zip(batch, prompts, strict=True)
         ]
+
+    def _is_guided(self, job: Job) -> bool:
+        return self._models.of(job).is_guided(job)
 
     def probe(self) -> None:
         """Encode a prompt."""

@@ -22,8 +22,8 @@ from streams.blobs.base import BlobStore
 from streams.blobs.fences import blob_prefix
 from streams.engine import Task
 from streams.errors import InvalidRecord, SickHost
-from workers.model_check import require_model
-from workers.models.card import family_of, read_card, smallest_job
+from workers.models.card import family_of, smallest_job
+from workers.models.held import read_models
 from workers.sampler.checkpoint import Checkpoints, dump, identity_of, restore
 from workers.sampler.families.base import NEGATIVE
 from workers.sampler.previews import (
@@ -110,40 +110,48 @@ class SamplerWork:
 
     stage = "sampler"
 
-    def __init__(self, model_dir: Path, device: DeviceSettings, store: BlobStore) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        device: DeviceSettings,
+        store: BlobStore,
+        distilled_dir: Path | None = None,
+    ) -> None:
         self._model_dir, self._device_settings, self._store = model_dir, device, store
         self._checkpoints = Checkpoints(store)
-        self._card = read_card(model_dir)
-        self._denoiser: Denoiser | None = None
+        self._models = read_models(model_dir, distilled_dir)
+        self._denoisers: dict[str, Denoiser] = {}  # by model version
         self._preview_map: PreviewMap | None = None
         self._device: Any = None
         self._budget: MemoryBudget | None = None
 
     def load(self) -> None:
-        """Load the transformer and the scheduler."""
+        """Load transformer and scheduler of each model."""
         place = open_place(self._device_settings)
         self._device = place.device
         self._budget = open_budget(self._device_settings)
         family = family_of(self._model_dir)
-        self._denoiser = family.denoiser(self._model_dir, place, self._card)
+        for folder, card in self._models:
+            self._denoisers[card.version] = family.denoiser(folder, place, card)
         num_channels = family.geometry(self._model_dir).num_channels
         self._preview_map = read_preview_map(self._model_dir, num_channels)
 
     def identity(self) -> str:
-        """The model, and what it runs on."""
+        """The models, and what they run on."""
         import torch
 
         kind = device_kind(self._device_settings)
         settings = self._device_settings
         ways = settings.attention, settings.compile_backend, settings.offload
         told = " ".join(each or "default" for each in ways)
-        return f"{self._card.version} {kind} {torch.get_num_threads()} threads {told}"
+        versions = " ".join(card.version for _, card in self._models)
+        return f"{versions} {kind} {torch.get_num_threads()} threads {told}"
 
     def batch_key(self, task: Task) -> Hashable:
-        """One shape: steps, guidance and noise schedule are each job's own."""
+        """One model, one shape: steps, guidance and noise schedule are each job's own."""
         job = task.record.job
-        require_model(job, self._card)
-        return job.num_frames, job.height_px, job.width_px
+        self._models.of(job)
+        return job.model_version, job.num_frames, job.height_px, job.width_px
 
     def begin(self, task: Task) -> Task:
         """The task as it came: the job is claimed long since."""
@@ -152,9 +160,9 @@ class SamplerWork:
     def fetch(self, task: Task) -> Conditioned:
         """The job's prompts, encoded, checked."""
         record = task.record
-        layout = self._loaded.text_layout()
+        layout = self._denoiser_of(record.job).text_layout()
         expected = dict(layout)
-        if self._card.is_guided(record.job):
+        if self._models.of(record.job).is_guided(record.job):
             expected |= {f"{NEGATIVE}{name}": each for name, each in layout.items()}
         found = tensors.load(
             self._store.read(record.conditioning, MAX_CONDITIONING_BYTES), expected
@@ -164,10 +172,8 @@ class SamplerWork:
         }
         return Conditioned(record, found, negative or None, self._checkpoints.load(record.job))
 
-    @property
-    def _loaded(self) -> Denoiser:
-        assert self._denoiser is not None, "loaded before anything is fetched"
-        return self._denoiser
+    def _denoiser_of(self, job: Job) -> Denoiser:
+        return self._denoisers[job.model_version]
 
     def open(self, inputs: Conditioned) -> Denoising:
         """The job before its first step."""
@@ -175,7 +181,7 @@ class SamplerWork:
         text = self._on_device(inputs.text)
         negative = None if inputs.negative_text is None else self._on_device(inputs.negative_text)
         with device_faults(self._device, 1, _shape(job)):
-            latents = self._loaded.prepare_latents(job)
+            latents = self._denoiser_of(job).prepare_latents(job)
         schedule, num_done = self._new_schedule(job, latents), 0
         if inputs.checkpoint is not None:
             found = self._restored(inputs, schedule, latents)
@@ -192,7 +198,8 @@ class SamplerWork:
         """None: not asked for, or hooks that move weights are in the way; then it is exact."""
         if not record.is_step_cached or self._device_settings.offload is not None:
             return None
-        return StepCache(self._loaded, self._card.step_cache_threshold)
+        job = record.job
+        return StepCache(self._denoiser_of(job), self._models.of(job).step_cache_threshold)
 
     def _on_device(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Text:
         import torch
@@ -202,7 +209,7 @@ class SamplerWork:
         }
 
     def _new_schedule(self, job: Job, latents: Tensor) -> Any:
-        schedule = self._loaded.new_schedule(job)
+        schedule = self._denoiser_of(job).new_schedule(job)
         begin_draws(schedule, job.seed, latents.numel())
         return schedule
 
@@ -248,7 +255,7 @@ class SamplerWork:
         before, prediction = state.last
         with torch.inference_mode(), device_faults(self._device, 1, _shape(state.job)):
             clean = clean_estimate(state.schedule, state.num_done, prediction, before)
-            frames = self._loaded.final_latents(clean, state.job)
+            frames = self._denoiser_of(state.job).final_latents(clean, state.job)
             picture = self._preview_map.picture(frames[:, frames.shape[1] // 2])
         job = state.job
         prefix = blob_prefix(job.tenant_id, job.job_id, job.run, PREVIEWS)
@@ -259,9 +266,11 @@ class SamplerWork:
         return 1 if state.negative_text is None else 2
 
     def step_key(self, state: Denoising) -> Hashable:
-        """Jobs of one shape share forwards, at whatever steps of one expert they are."""
-        family, job, is_cached = self._loaded, state.job, self.is_alone(state)
-        return _shape(job), family.constants(job), family.expert(state.timestep), is_cached
+        """Jobs of one model and shape share forwards, at whatever steps of one expert they are."""
+        job = state.job
+        family, is_cached = self._denoiser_of(job), self.is_alone(state)
+        expert = family.expert(state.timestep)
+        return job.model_version, _shape(job), family.constants(job), expert, is_cached
 
     def is_alone(self, state: Denoising) -> bool:
         """A step cache remembers one job's forwards."""
@@ -286,7 +295,8 @@ class SamplerWork:
         with torch.inference_mode(), device_faults(self._device, rows, shape, self._budget):
             cache = states[0].step_cache
             if cache is None:
-                predictions = self._predict(self._loaded, states, is_split)
+                family = self._denoiser_of(states[0].job)
+                predictions = self._predict(family, states, is_split)
             else:
                 with cache.denoiser() as denoiser:
                     predictions = self._predict(denoiser, states, is_split=True)
@@ -351,7 +361,7 @@ class SamplerWork:
 
     def result(self, state: Denoising) -> npt.NDArray[Any]:
         """The latents, (C, T, H, W) float32."""
-        final = self._loaded.final_latents(state.latents, state.job)
+        final = self._denoiser_of(state.job).final_latents(state.latents, state.job)
         latents: npt.NDArray[Any] = final.float().cpu().contiguous().numpy()
         return latents
 
@@ -384,17 +394,19 @@ class SamplerWork:
         return num_compiled_graphs()
 
     def probe(self) -> None:
-        """One forward of the smallest job."""
+        """One forward of the smallest job, by each model."""
+        for _, card in self._models:
+            self._probe(self._denoisers[card.version], smallest_job(card))
+
+    def _probe(self, family: Denoiser, job: Job) -> None:
         import torch
 
-        family = self._loaded
         text = self._on_device(
             {
                 name: np.ones([size or 1 for size in shape], dtype)
                 for name, (dtype, shape) in family.text_layout().items()
             }
         )
-        job = smallest_job(self._card)
         with torch.inference_mode(), device_faults(self._device, 1, "the smallest latents"):
             latents = family.prepare_latents(job)
             timesteps = family.new_schedule(job).timesteps[:1]
