@@ -61,7 +61,8 @@ class BenchWork(SamplerWork):
         super().__init__(model, device, NoStore())
         rng = np.random.default_rng(0)
         self.load()
-        _, shape = self._loaded.text_layout()["prompt_embeds"]
+        (denoiser,) = self._denoisers.values()
+        _, shape = denoiser.text_layout()["prompt_embeds"]
         self._text, self._negative = (
             {"prompt_embeds": rng.standard_normal([size or 1 for size in shape], dtype=np.float32)}
             for _ in range(2)
@@ -77,9 +78,10 @@ class BenchWork(SamplerWork):
 
     def jobs(self, count: int, name: str, scale: float, steps: Sequence[int]) -> list[Job]:
         """Small jobs of that guidance, and of those steps in turn."""
+        card = self._models.card
         base = replace(
-            a_job(), model=self._card.name, model_version=self._card.version, num_frames=17,
-            height_px=64, width_px=64, guidance_scale=scale,
+            a_job(), model=card.name, model_version=card.version, num_frames=17, height_px=64,
+            width_px=64, guidance_scale=scale,
         )  # fmt: skip
         return [
             replace(base, job_id=f"{name}-{n}", seed=n, num_inference_steps=steps[n % len(steps)])

@@ -16,8 +16,9 @@ from pathlib import Path
 from streams.settings import read_settings
 from tests.bench.goals import Goals, print_table
 from tests.chaos.cluster import open_cluster
-from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.scene import Verdict, open_scene
+from tests.chaos.faults import FAULTS, Fault, open_row
+from tests.chaos.recovery import measured_bounds
+from tests.chaos.scene import Verdict
 
 HEAD = ["fault", "jobs", "outcomes", "duplicates", "redone", "stall s", "after heal s", "took s"]
 
@@ -45,7 +46,7 @@ def run_all(chosen: Sequence[Fault], seed: int, folder: Path) -> list[Verdict]:
         for fault in chosen:
             print(f"{fault.name}, seed {seed}: {fault.what}", flush=True)
             place = folder / fault.name
-            with open_scene(cluster, place, fault.name, seed, orders_of=fault.orders_of) as scene:
+            with open_row(cluster, place, fault, seed) as scene:
                 verdict = scene.run(fault.num_jobs, fault.inflict)
             verdicts.append(verdict)
             tell(verdict)
@@ -85,7 +86,12 @@ def report(verdicts: Sequence[Verdict]) -> int:
         "second_endings", sum(each in ("second ending", "no fence") for each in checks), 0
     )
     goals.at_most("findings_of_all_kinds", len(checks), 0)
+    # A dead letter that its job's deaths do not explain is an unfit ending (tests/chaos/oracle.py).
+    goals.at_most("dead_lettered_though_killed_fewer_than_5_times", checks.count("unfit ending"), 0)
     goals.at_most("duplicates_on_the_wire_percent", 100 * duplicates / max(1, told), 5)
+    for name, bound in measured_bounds().items():
+        if measured := [each.measured[name] for each in verdicts if name in each.measured]:
+            goals.at_most(name, max(measured), bound)
     return goals.report()
 
 

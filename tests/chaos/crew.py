@@ -29,6 +29,7 @@ class Member:
         self.exits: list[int] = []  # codes of the lives that have ended
         self.pids: list[int] = []
         self._start_at_s = 0.0
+        self._successor: ManagedProcess | None = None
 
     @property
     def is_running(self) -> bool:
@@ -49,9 +50,21 @@ class Member:
             self.exits.append(self._process.returncode)
             self._start_at_s = now_s + RESTART_S
         if self.is_wanted and now_s >= self._start_at_s:
+            self._process, self._successor = self._successor or self._process, None
             self._process.start()
             assert self._process.pid is not None, "it has started"
             self.pids.append(self._process.pid)
+
+    @property
+    def num_joins(self) -> int:
+        """How often it was given partitions, all lives together."""
+        if not self.log_path.exists():
+            return 0
+        return self.log_path.read_text().count('"event": "partitions assigned"')
+
+    def succeed(self, process: ManagedProcess) -> None:
+        """When it starts again, it is as that."""
+        self._successor = process
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -83,14 +96,17 @@ class Crew:
         orders_of: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """`orders` are the environment of tests/chaos/worker.py; `orders_of` more for one name."""
-        self._settings, self._logs = settings, logs
+        self._settings, self._logs, self._grace_s = settings, logs, settings.grace_ms / 1000
         named = {
             f"{stage.name}-{number}": stage.name
             for stage in worker_stages()
             for number in range(1, num_workers + 1)
         }
+        self._orders = {
+            name: {**orders, **(orders_of or {}).get(name, {})} for name in (*named, EXPIRER)
+        }
         self.members = {
-            name: self._member(name, stage, {**orders, **(orders_of or {}).get(name, {})})
+            name: Member(name, stage, self._process(name, stage, settings))
             for name, stage in {**named, EXPIRER: EXPIRER}.items()
         }
 
@@ -144,15 +160,19 @@ class Crew:
         with ThreadPoolExecutor(len(self.members)) as pool:
             list(pool.map(Member.terminate, self.members.values()))
 
-    def _member(self, name: str, stage: str, orders: Mapping[str, str]) -> Member:
+    def reconfigure(self, member: Member, **changes: object) -> None:
+        """When that member starts again, these settings are other than the crew's."""
+        settings = self._settings.model_copy(update=changes)
+        member.succeed(self._process(member.name, member.stage, settings))
+
+    def _process(self, name: str, stage: str, settings: Settings) -> ManagedProcess:
         module = "streams.expirer" if stage == EXPIRER else "tests.chaos.worker"
         arguments = [] if stage == EXPIRER else [stage]
-        process = ManagedProcess(
+        return ManagedProcess(
             name,
             [sys.executable, "-m", module, *arguments],
             log_path=self._logs / f"{name}.log",
             cwd=self._logs,
-            env={**python_environment(as_environment(self._settings)), **orders},
-            grace_s=self._settings.grace_ms / 1000,
+            env={**python_environment(as_environment(settings)), **self._orders[name]},
+            grace_s=self._grace_s,
         )
-        return Member(name, stage, process)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 from streams.topology import worker_stages
-from tests.chaos import redrives, store_faults
-from tests.chaos.ledger import FAILPOINTS, Failpoint, arm, is_armed
+from tests.chaos import change_faults, job_faults, log_faults, recovery, redrives, store_faults
+from tests.chaos.cluster import Cluster
+from tests.chaos.ledger import FAILPOINTS
 from tests.chaos.proxy import LinkFault
-from tests.chaos.scene import Scene
+from tests.chaos.rollout import drain_each
+from tests.chaos.scene import DONE_WITHIN_S, Scene, open_scene
+from tests.chaos.worker import MODEL
 
-FIRES_WITHIN_S = 30.0
 NOBODY: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
@@ -21,16 +26,46 @@ NOBODY: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 class Fault:
     """One row of the table. `num_jobs` is the least; more flow while the fault does its work.
 
-    `orders_of` are more orders for some workers, by name. A fault that `replays` gives records to
-    the workers a second time, on purpose: its duplicates are not held against the budget.
+    `orders` are more of them for the workers, `orders_of` for some, by name; `changes` are to the
+    crew's settings. A fault that `replays` gives records to the workers a second time, on purpose:
+    its duplicates are not held against the budget.
     """
 
     name: str
     what: str
     inflict: Callable[[Scene], None]
     num_jobs: int = 150
+    orders: Mapping[str, str] = field(default_factory=dict)
     orders_of: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: NOBODY)
+    changes: Mapping[str, object] = field(default_factory=dict)
     replays: bool = False
+
+    @property
+    def is_real(self) -> bool:
+        """Whether its samplers are the product's own."""
+        return "CHAOS_REAL" in self.orders
+
+
+@contextmanager
+def open_row(
+    cluster: Cluster,
+    folder: Path,
+    fault: Fault,
+    seed: int,
+    *,
+    orders: Mapping[str, str] | None = None,
+    done_within_s: float = DONE_WITHIN_S,
+) -> Iterator[Scene]:
+    """The scene of one row of the table, to be `run`; `orders` are more than the fault's own."""
+    if fault.is_real:
+        from workers.models.tiny import write_tiny_model
+
+        write_tiny_model(folder / MODEL)
+    with open_scene(
+        cluster, folder, fault.name, seed, {**fault.orders, **(orders or {})},
+        orders_of=fault.orders_of, changes=fault.changes, done_within_s=done_within_s,
+    ) as scene:  # fmt: skip
+        yield scene
 
 
 # ---- workers
@@ -41,23 +76,7 @@ def die_at_failpoints(scene: Scene) -> None:
     points = [(stage.name, point) for stage in worker_stages() for point in FAILPOINTS]
     scene.random.shuffle(points)
     for stage, point in points:
-        die_at(scene, stage, point)
-
-
-def die_at(scene: Scene, stage: str, point: Failpoint) -> None:
-    """The next of that stage's workers to pass there dies."""
-    arm(scene.folder, stage, point)
-    has_fired = scene.until(lambda: not is_armed(scene.folder, stage, point), FIRES_WITHIN_S)
-    assert has_fired, f"no {stage} worker came by {point} within {FIRES_WITHIN_S:g} s"
-
-
-def drain_each(scene: Scene) -> None:
-    """SIGTERM to each worker in turn, in the middle of its batches; each must end with 0."""
-    for member in scene.crew.workers:
-        num_lives = len(member.pids)
-        scene.aside(member.terminate)
-        scene.until(lambda: len(member.exits) == num_lives, 10.0)  # noqa: B023 - called here
-        assert member.exits[-1] == 0, f"{member.name} did not drain: exit {member.exits[-1]}"
+        scene.die_at(stage, point)
 
 
 def make_zombies(scene: Scene) -> None:
@@ -74,12 +93,13 @@ def make_zombies(scene: Scene) -> None:
 def toggle(scene: Scene) -> None:
     """Every 0 to 500 ms a worker is killed or started; up to 60 % are down at a time."""
     workers = scene.crew.workers
+    most_down = math.ceil(0.6 * len(workers))
     for _ in range(90):
         member = scene.random.choice(workers)
         num_down = sum(not each.is_wanted for each in workers)
         if not member.is_wanted:
             member.is_wanted = True
-        elif num_down + 1 <= 0.6 * len(workers):
+        elif num_down < most_down:
             member.is_wanted = False
             member.kill()
         scene.wait_s(scene.random.uniform(0, 0.5))
@@ -122,7 +142,11 @@ def lose_two_brokers(scene: Scene) -> None:
     down = scene.random.sample(scene.cluster.kafka.nodes, 2)
     for node in down:
         node.kill()
-    scene.wait_s(scene.cluster.settings.delivery_timeout_ms / 1000 + 4.0)
+    scene.wait_s(2.0)  # what was answered before is heard
+    num_acknowledged = scene.num_acknowledged
+    scene.wait_s(scene.cluster.settings.delivery_timeout_ms / 1000 + 2.0)
+    num_more = scene.num_acknowledged - num_acknowledged
+    assert not num_more, f"{num_more} requests were acknowledged by one replica of three"
     scene.aside(*(node.start for node in down))
     scene.wait_s(3.0)
 
@@ -170,6 +194,10 @@ FAULTS: Mapping[str, Fault] = {
     each.name: each
     for each in (
         Fault("F1", "SIGKILL at each failpoint of each stage", die_at_failpoints, 400),
+        Fault("F1-one", "a worker killed, another one alive", recovery.die_beside_another),
+        Fault("F1-steps", "real samplers killed in the middle of steps",
+              recovery.die_in_the_middle_of_steps, 100, {"CHAOS_REAL": "1"},
+              changes={"checkpoint_ms": 100}),
         Fault("F2", "SIGTERM to each worker with a running batch", drain_each),
         Fault("F3", "zombies: SIGSTOP for 2 x max.poll.interval, SIGCONT", make_zombies),
         Fault("F4", "workers toggled every 0-500 ms, 60 % down at times", toggle),
@@ -177,15 +205,30 @@ FAULTS: Mapping[str, Fault] = {
         Fault("F5-hard", "controller, then each broker, killed and started", bounce_hard),
         Fault("F5-two", "two of three brokers down", lose_two_brokers),
         Fault("F5-pause", "each broker paused for 8 s", pause_broker),
+        Fault("F5-disk", "a broker's disk is full", log_faults.fill_the_disk),
         Fault("F6-slow", "links of 100 ms and 3 Mbit/s", partial(link_fault, SLOW, 12.0)),
         Fault("F6-silent", "all clients cut off, half-open", partial(link_fault, SILENT, 15.0)),
         Fault("F6-reset", "links reset, or cut in the middle", reset_links),
         Fault("F7", "brokers' answers are lost", partial(link_fault, UNANSWERED, 8.0)),
+        Fault("F8", "poison of every kind", job_faults.poison, 200),
+        Fault("F9", "no memory, lost devices", job_faults.run_out_of_memory),
         Fault("F10", "bulk redrives at once, workers killed", redrives.redrive_under_fire, 200),
+        Fault("F11", "cancels and deadlines race", job_faults.race_to_the_end),
         Fault("F12-5xx", "object store answers 503", store_faults.refuse),
         Fault("F12-slow", "object store slow", store_faults.slow),
         Fault("F12-lost", "object store does it, and says nothing", store_faults.unanswered),
         Fault("F12-bad", "blobs missing and corrupt", store_faults.spoil),
+        Fault("F13", "all offsets reset to the start", log_faults.replay_everything, 200,
+              replays=True),
+        Fault("F13-gone", "a stage away past retention", log_faults.outlive_the_log,
+              replays=True),
         Fault("F14", "all workers away while jobs pile up, twice", ebb_and_flow),
+        Fault("F15", "a tenant floods its quota, who parks is killed", job_faults.flood,
+              changes=job_faults.FLOOD_QUOTA),
+        Fault("F19-clocks", "clocks ten minutes apart", change_faults.fail_and_die,
+              orders_of=change_faults.APART),
+        Fault("F19-schemas", "old and new schemas written", change_faults.fail_and_die,
+              orders_of=change_faults.OLD_WRITERS),
+        Fault("F19-roll", "to classic groups and back", change_faults.roll_protocols),
     )
-}
+}  # fmt: skip

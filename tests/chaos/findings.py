@@ -19,13 +19,15 @@ from streams.kafka.committed import committed_offsets
 from streams.letters import DLT_PREFIX, texts
 from streams.outcomes import read_outcome
 from streams.settings import Settings
-from streams.topology import VIDEOS_DONE, worker_stages
+from streams.topology import REQUESTS_DEFERRED, VIDEOS_DONE, worker_stages
 from tests.chaos.ledger import FAILPOINTS, Entry
 from tests.chaos.oracle import Outcome, RunOfJob, Told, Work
 from tests.chaos.submitter import tenant_of
 from tests.chaos.worker import MAX_BYTES
 
 CODEC = Codec()
+RAW = "raw-"
+"""Keys of records that are no jobs."""
 LOG_LINES_SHOWN = 8
 _ANSWER_S = 20.0
 
@@ -38,6 +40,8 @@ class Heard:
         self.told: list[Told] = []
         self.reached: dict[str, set[RunOfJob]] = defaultdict(set)
         self.dead: dict[str, set[RunOfJob]] = defaultdict(set)
+        #: Of records that are no jobs: bytes and reason code of each dead letter, by key.
+        self.letters: dict[str, list[tuple[bytes | None, str]]] = defaultdict(list)
 
     def take(self, message: Message, at_s: float) -> None:
         """One record."""
@@ -48,7 +52,12 @@ class Heard:
         headers: Headers = tuple(message.headers() or ())  # type: ignore[arg-type]
         if topic.endswith(".dlt"):
             found = texts(headers, DLT_PREFIX)
+            if job_id.startswith(RAW):
+                self.letters[job_id].append((value, found["reason-code"]))
+                return
             self.dead[found["stage"]].add(RunOfJob(job_id, int(found["run"])))
+            return
+        if job_id.startswith(RAW):
             return
         self.reached[topic].add(RunOfJob(job_id, _run_of(headers)))
         if topic == VIDEOS_DONE:
@@ -66,7 +75,8 @@ class Heard:
 def topics_to_read() -> list[str]:
     """All that the oracle hears of."""
     stages = worker_stages()
-    return [*(each.reads for each in stages), VIDEOS_DONE, *(each.dead_letters for each in stages)]
+    letters = (each.dead_letters for each in stages)
+    return [*(each.reads for each in stages), REQUESTS_DEFERRED, VIDEOS_DONE, *letters]
 
 
 def read_num_runs(store: BlobStore, job_ids: Sequence[str]) -> dict[str, int]:

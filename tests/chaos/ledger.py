@@ -3,6 +3,8 @@
 <folder>/work.log               a line per thing done: time, process, stage, what, jobs
 <folder>/<stage>.<failpoint>    the next of that stage's workers to pass there kills itself
 <folder>/poisoned               while it is there, frail jobs (`frail.<stage>.*`) can't be worked
+<folder>/<stage>.sick           while it is there, that stage's devices can compute nothing
+<folder>/tight                  while it is there, devices have memory for small batches only
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ POISONED = "poisoned"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`what` is `fetched`, `worked`, `stored`, or the failpoint where the process ended itself."""
+    """`what` is `fetched`, `worked`, `stored`, or the failpoint where the process ended itself.
+
+    Of a real sampler also `loading`, when it begins to fetch, and `opened`, `stepped` and `saved`,
+    each with the number of steps done after a colon (tests/chaos/real_sampler.py).
+    """
 
     at_s: float
     pid: int
@@ -86,6 +92,34 @@ def cure(folder: Path) -> None:
 def is_ill(folder: Path, stage: str, job_id: str) -> bool:
     """Whether that stage can't work that job, just now."""
     return job_id.startswith(f"frail.{stage}.") and (folder / "poisoned").exists()
+
+
+def fall_sick(folder: Path, stage: str) -> None:
+    """That stage's devices are lost."""
+    (folder / f"{stage}.sick").touch()
+
+
+def recover(folder: Path, stage: str) -> None:
+    """They are there again."""
+    (folder / f"{stage}.sick").unlink()
+
+
+def is_sick(folder: Path, stage: str) -> bool:
+    """Whether that stage's devices are lost, just now."""
+    return (folder / f"{stage}.sick").exists()
+
+
+def set_tight(folder: Path, is_so: bool) -> None:
+    """Devices have memory for small batches only, or for all."""
+    if is_so:
+        (folder / "tight").touch()
+    else:
+        (folder / "tight").unlink()
+
+
+def is_tight(folder: Path) -> bool:
+    """Whether devices have memory for small batches only."""
+    return (folder / "tight").exists()
 
 
 def read_ledger(folder: Path) -> Iterator[Entry]:

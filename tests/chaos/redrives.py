@@ -75,7 +75,7 @@ def redrive_under_fire(scene: Scene) -> None:
         assert dying.process.wait() == -9
         assert [each.process.returncode for each in (*both, single)] == [0, 0, 0]
         check_what_was_said(scene, frail, [*both, dying, single])
-    assert scene.until(lambda: has_ended(scene, frail, 2), WITHIN_S), "redriven jobs have not ended"
+    assert scene.until(lambda: scene.has_ended(frail, 2), WITHIN_S), "redriven jobs have not ended"
     leave_alone(scene, frail)
 
 
@@ -86,17 +86,11 @@ def fall_ill(scene: Scene) -> list[str]:
     for number in range(NUM_FRAIL):
         frail += [scene.submit(f"frail.{stage}.{number}") for stage in FRAIL_STAGES]
         scene.wait_s(0.25)  # among good jobs, or breakers would open
-    assert scene.until(lambda: has_ended(scene, frail, 1), WITHIN_S), "frail jobs have not failed"
+    assert scene.until(lambda: scene.has_ended(frail), WITHIN_S), "frail jobs have not failed"
     for job_id in frail:
         scene.expect_redrive(job_id)
     cure(scene.folder)
     return frail
-
-
-def has_ended(scene: Scene, jobs: Sequence[str], run: int) -> bool:
-    """Whether of each job that run's VideoDone was read."""
-    told = {each.job_id for each in scene.heard.told if each.run == run}
-    return told.issuperset(jobs)
 
 
 def check_what_was_said(scene: Scene, frail: Sequence[str], commands: Sequence[Command]) -> None:

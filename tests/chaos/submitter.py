@@ -27,23 +27,40 @@ class Submitter:
         self._settings = settings
         self._producer = Producer(producer_config(settings, "chaos-submitter"))
         self._codec = Codec()
+        self._placed: dict[str, tuple[bytes, int]] = {}  # what was sent for a job, and where to
         self.submissions: dict[str, Submission] = {}
 
-    def submit(self, job_id: str, status: str | None = "completed") -> None:
-        """Send a request whose job should end so; its answer comes later."""
+    def submit(
+        self,
+        job_id: str,
+        status: str | None = "completed",
+        *,
+        deadline_s: float = 3_600.0,
+        tier: str | None = None,
+    ) -> None:
+        """Send a request whose job should end so; its answer comes later.
+
+        `tier` None: the tiers take turns.
+        """
         settings, now = self._settings, datetime.now(UTC)
-        tenant, tier = (
-            tenant_of(job_id),
-            settings.tiers[len(self.submissions) % len(settings.tiers)],
-        )
-        request = GenerationRequest(
-            job_id, tenant, "a ball", now, tier=tier, deadline=now + timedelta(hours=1)
-        )
+        tier = tier or settings.tiers[len(self.submissions) % len(settings.tiers)]
+        tenant = tenant_of(job_id)
+        deadline = now + timedelta(seconds=deadline_s)
+        request = GenerationRequest(job_id, tenant, "a ball", now, tier=tier, deadline=deadline)
         partition = partition_of_job(tier, tenant, job_id, settings.partitions, settings.tiers)
         self.submissions[job_id] = Submission("unknown", status)
-        self._producer.produce(
-            REQUESTS, self._codec.encode(request), job_id, partition, self._heard(job_id)
-        )
+        self._placed[job_id] = self._codec.encode(request), partition
+        self.send_again(job_id)
+
+    def send_again(self, job_id: str) -> None:
+        """The same bytes to the same place, as a producer does who was not answered."""
+        value, partition = self._placed[job_id]
+        self._producer.produce(REQUESTS, value, job_id, partition, self._heard(job_id))
+        self._producer.poll(0)
+
+    def put(self, topic: str, partition: int, key: str, value: bytes | None) -> None:
+        """Any bytes on any topic."""
+        self._producer.produce(topic, value, key, partition)
         self._producer.poll(0)
 
     def poll(self) -> None:

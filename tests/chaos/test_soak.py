@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.soak import HEAD, Sample, growth, plot, report
+from tests.chaos.faults import FAULTS
+from tests.chaos.recovery import RECOVERY_S, STEPS_AGAIN
+from tests.chaos.soak import HEAD, JOBS_OF_SEED, Sample, drawn, growth, plot, report
 
 
 def samples(per_sample_mib: float, leak: int = 0) -> list[Sample]:
@@ -28,7 +30,7 @@ def test_what_grows_all_the_time_is_seen_and_what_grew_at_first_is_not() -> None
 
 
 def a_row(**changes: str) -> dict[str, str]:
-    sound = dict(zip(HEAD, ("1", "F1", "400", "400", "4", "9", "2.0", "0"), strict=True))
+    sound = dict(zip(HEAD, ("1", "F1", "400", "400", "4", "9", "2.0", "0", "", ""), strict=True))
     return sound | changes
 
 
@@ -40,6 +42,8 @@ def test_a_finding_many_duplicates_and_a_leak_each_miss_their_goal(
     assert picture.stat().st_size > 0
     assert report([a_row(findings="1")], [], picture) == 1
     assert report([a_row(duplicates="80")], [], picture) == 1
+    assert report([a_row(**{RECOVERY_S: "60.0"})], [], picture) == 1
+    assert report([a_row(**{STEPS_AGAIN: "1"})], [], picture) == 1
     assert report([a_row()], samples(1.0), picture) == 1
     assert "goal memory_growth_mib 25 <= 8 missed" in capsys.readouterr().out
 
@@ -47,3 +51,10 @@ def test_a_finding_many_duplicates_and_a_leak_each_miss_their_goal(
 def test_a_plot_of_one_moment_is_one(tmp_path: Path) -> None:
     plot([Sample(1.0, "prompt-1", 50.0, 30), Sample(1.0, "prompt-1", 50.0, 30)], tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
+
+
+def test_twenty_seeds_draw_every_fault_and_each_of_them_two_thousand_jobs() -> None:
+    draws = [drawn(seed) for seed in range(1, 21)]
+    assert {name for each in draws for name in each} == set(FAULTS)
+    assert all(sum(FAULTS[name].num_jobs for name in each) >= JOBS_OF_SEED for each in draws)
+    assert draws[0] == drawn(1) != draws[1]

@@ -7,6 +7,9 @@ Kafka clients and object store are the product's; only the computation is not. O
     CHAOS_SEED      decides how long each job takes and what bytes it makes
     CHAOS_WORK_MS   the mean of how long a job takes in a stage
     CHAOS_BUG       a bug to plant first (tests/chaos/planted.py)
+    CHAOS_CLOCK_S   by so much its clock is fast
+    CHAOS_SCHEMA    it writes records with that published version of their schemas
+    CHAOS_REAL      the sampler's work is the real one, with the model in CHAOS_FOLDER/model
 """
 
 from __future__ import annotations
@@ -20,25 +23,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from schemas.records import GenerationRequest, Record, StageTiming
+from schemas.records import GenerationRequest, Job, Record, StageTiming
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences, blob_prefix
 from streams.blobs.named import blobs_of
 from streams.claims import claim_request
 from streams.core.events import Acknowledged, CommitPoint, Event, TopicPartition
 from streams.engine import Task
-from streams.errors import InvalidRecord
+from streams.errors import InvalidRecord, OutOfMemory, SickHost
 from streams.runner import Dispatch, Sink, Source, StageRunner
 from streams.settings import Settings
 from streams.topology import Stage
-from tests.chaos.ledger import POISONED, Ledger, is_ill
+from tests.chaos.ledger import POISONED, Ledger, is_ill, is_sick, is_tight
+from tests.chaos.real_jobs import as_real, conditioning
+from tests.chaos.skew import FastClock, PublishedCodec, set_wall_clock
 from tests.echo import EchoWork, job_of, next_record
 from workers.engine import RowEngine
 from workers.fenced import FencedWork
 from workers.main import BuildWork, Worker, main
 from workers.stage_work import Report, StageWork
 
-MAX_BYTES = 32 * 1024
+MAX_BYTES = 64 * 1024
+SLOW_S = 12.0  # longer than the poll interval of the suite's settings
+TIGHT_ROWS = 2
+MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,14 @@ class Orders:
     folder: Path
     seed: int = 0
     work_s: float = 0.0
+    clock_s: float = 0.0
+    schema_version: int | None = None
+    is_real: bool = False
+
+    @property
+    def model(self) -> Path:
+        """Where the real sampler's model lies."""
+        return self.folder / MODEL
 
 
 def read_orders(environment: Mapping[str, str]) -> Orders:
@@ -55,6 +71,9 @@ def read_orders(environment: Mapping[str, str]) -> Orders:
         Path(environment["CHAOS_FOLDER"]),
         int(environment.get("CHAOS_SEED", "0")),
         float(environment.get("CHAOS_WORK_MS", "0")) / 1000,
+        float(environment.get("CHAOS_CLOCK_S", "0")),
+        int(environment["CHAOS_SCHEMA"]) if "CHAOS_SCHEMA" in environment else None,
+        "CHAOS_REAL" in environment,
     )
 
 
@@ -86,13 +105,24 @@ class ChaosWork(EchoWork):
         """Sleep for as long as the slowest takes, then do as the jobs' ids say."""
         job_ids = [job_id_of(record) for record in batch]
         self._ledger.write("worked", job_ids)
+        self._suffer(len(batch))
         time.sleep(max(self._chance(each).uniform(0, 2 * self._orders.work_s) for each in job_ids))
         results = super().compute(batch, report)
         self._ledger.passes("after-work", job_ids)
         return results
 
+    def _suffer(self, num_rows: int) -> None:
+        """What ails this device just now, if anything does."""
+        folder = self._orders.folder
+        if is_sick(folder, self.stage):
+            raise SickHost("the device is lost")
+        if num_rows > TIGHT_ROWS and is_tight(folder):
+            raise OutOfMemory("no memory for so many", {"rows": str(num_rows)})
+
     def _act(self, record: Any) -> Any:
         job_id = job_id_of(record)
+        if job_id.startswith(f"slow.{self.stage}."):
+            time.sleep(SLOW_S)
         if is_ill(self._orders.folder, self.stage, job_id):
             return InvalidRecord("not while it is poisoned", reason_code=POISONED)
         return super()._act(record)
@@ -100,15 +130,21 @@ class ChaosWork(EchoWork):
     def store(self, task: Task, result: Any, timing: StageTiming) -> Record:
         """The next stage's record, with a blob of up to 32 KiB."""
         record = task.record
-        job = job_of(record, task.partition) if self.stage == "prompt" else record.job
+        job = self._new_job(task) if self.stage == "prompt" else record.job
         chance = self._chance(job.job_id)
-        data = chance.randbytes(chance.randint(1, MAX_BYTES))
+        data = chance.randbytes(chance.randint(1, MAX_BYTES // 2))
+        if self._orders.is_real and self.stage == "prompt":
+            data = conditioning(chance)
         prefix = blob_prefix(job.tenant_id, job.job_id, job.run, self.stage)
         blob = self._blobs.put(prefix, [data], "application/octet-stream")
         self._ledger.write("stored", [job.job_id])
         self._ledger.passes("after-upload", [job.job_id])
         timings = (timing,) if self.stage == "prompt" else (*record.timings, timing)
         return next_record(self.stage, record, job, blob, timings)
+
+    def _new_job(self, task: Task) -> Job:
+        job = job_of(task.record, task.partition)
+        return as_real(job, self._orders.model) if self._orders.is_real else job
 
     def _chance(self, job_id: str) -> random.Random:
         return random.Random(f"{self._orders.seed}/{self.stage}/{job_id}")
@@ -150,6 +186,14 @@ class ChaosWorker(Worker):
     """The product's worker, with a ledger between its loop and its clients."""
 
     ledger: Ledger
+    orders: Orders
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        if self.orders.clock_s:
+            self.clock = FastClock(self.orders.clock_s)
+        if self.orders.schema_version is not None:
+            self.codec = PublishedCodec(self.orders.schema_version)
 
     def _join(self, engine: RowEngine, fenced: FencedWork, health: Any) -> StageRunner:
         runner = super()._join(engine, fenced, health)
@@ -167,6 +211,10 @@ def build(orders: Orders, ledger: Ledger) -> BuildWork:
     """Takes the place of `workers.main.build_work`."""
 
     def build(stage: Stage, settings: Settings, store: BlobStore) -> StageWork:
+        if orders.is_real and stage.name == "sampler":
+            from tests.chaos.real_sampler import RealSamplerWork
+
+            return RealSamplerWork(orders.model, store, orders.work_s, ledger)
         return ChaosWork(stage, store, orders, ledger)
 
     return build
@@ -180,6 +228,9 @@ def run(arguments: list[str]) -> int:
 
         BUGS[bug].plant()
     ledger = ChaosWorker.ledger = Ledger(orders.folder, arguments[0])
+    ChaosWorker.orders = orders
+    if orders.clock_s:
+        set_wall_clock(orders.clock_s)
     return main(arguments, build(orders, ledger), ChaosWorker)
 
 

@@ -195,6 +195,39 @@ def test_a_second_member_gets_partitions_and_the_first_commits_before_it_loses_t
     second.close()
 
 
+def test_a_partition_that_went_away_paused_is_read_when_it_comes_back(place: Place) -> None:
+    source = place.source()
+    all_three = {TopicPartition(place.topic, number) for number in range(3)}
+
+    def held() -> set[TopicPartition]:
+        found: set[TopicPartition] = set()
+        for event in place.events:
+            if isinstance(event, Assigned):
+                found |= event.partitions.keys()
+            elif isinstance(event, Revoked):
+                found -= set(event.partitions)
+        return found
+
+    def others(event: Event) -> None:
+        pass
+
+    _until(lambda: held() == all_three, _polling(source, place))
+    source.pause(tuple(all_three))
+    other = place.source()
+    _until(lambda: held() != all_three, lambda: _both(source, place, other, others))
+    other.close()
+    _until(lambda: held() == all_three, _polling(source, place))
+    came_back = {each for each in all_three if _num_assigned(place, each) == 2}
+    assert came_back
+    place.produce(2)
+
+    def read() -> set[TopicPartition]:
+        return {each.partition for each in _deliveries(place)}
+
+    _until(lambda: came_back <= read(), _polling(source, place))
+    source.close()
+
+
 def test_an_offset_that_the_log_no_longer_holds_is_an_alarm_and_never_a_skip(place: Place) -> None:
     place.produce(4)
     for future in place.admin.delete_records([KafkaPartition(place.topic, 0, 2)]).values():
@@ -364,6 +397,17 @@ def _until(is_done: Callable[[], bool], turn: Callable[[], None]) -> None:
     while not is_done():
         assert time.monotonic() < deadline_s, "waited in vain"
         turn()
+
+
+def _both(
+    source: KafkaSource, place: Place, other: KafkaSource, take: Callable[[Event], None]
+) -> None:
+    source.poll(0.05, place.events.append)
+    other.poll(0.05, take)
+
+
+def _num_assigned(place: Place, partition: TopicPartition) -> int:
+    return sum(isinstance(each, Assigned) and partition in each.partitions for each in place.events)
 
 
 def _create(admin: AdminClient, topics: list[NewTopic]) -> None:

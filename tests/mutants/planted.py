@@ -273,8 +273,8 @@ MUTANTS = (
     Mutant(
         "tries for ever",
         _RETRY,
-        "        if try_number >= self.max_tries:\n",
-        "        if try_number >= 1000 * self.max_tries:\n",
+        "        return try_number >= self.max_tries\n",
+        "        return try_number >= 1000 * self.max_tries\n",
     ),
     # ---- copies, runs and requests
     Mutant(

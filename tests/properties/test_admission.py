@@ -344,6 +344,62 @@ def test_what_a_request_allows_is_let_go_of_where_it_would_miss_its_deadline_els
     ), "what waited is not refused: its deadline will tell"
 
 
+FAST = Bulk("fast", SHAPE, 1.0)
+MOVED = ("distilled_model",)
+
+
+def test_the_least_of_several_models_is_found_by_cost() -> None:
+    share = replace(
+        a_share(units=20.0), rungs=(Rung(MOVED, FAST), Rung(("smaller",), a_bulk(10.0)))
+    )
+    admission = draining(1.0)
+    least_s = admission.predicted_s(ACME, FAST, 20.0) or 0.0
+    assert admission.decide(run(60), share, 20.0 + least_s, 20.0) == LetIn(MOVED)
+    admission = draining(1.0)
+    assert isinstance(admission.decide(run(60), share, 20.0 + least_s / 2, 20.0), Refuse)
+    parked = replace(share, source=Source.PARKED)
+    assert admission.decide(run(61), parked, 20.0 + least_s / 2, 20.0) == LetIn(MOVED)
+
+
+def test_a_parked_job_that_is_moved_is_charged_and_taught_as_what_it_became() -> None:
+    admission = draining(1.0)
+    before_s = admission.ledger.held(ACME).cost_s
+    share = replace(a_share(units=20.0), rungs=(Rung(MOVED, FAST),), source=Source.PARKED)
+    admission.ledger.park(run(60), ACME, share.bulk, FOREVER_S, 20.0)
+    assert admission.decide(run(60), share, 21.0, 20.0) == LetIn(MOVED)
+    assert admission.ledger.held(ACME).cost_s == before_s + 1.0
+    whole_s = admission.ledger.costs.estimate_s(*share.bulk)
+    admission.ledger.ended(0, run(60), 0.5, 20.5)
+    assert admission.ledger.costs.num_measured("fast", SHAPE) == 1.0
+    assert admission.ledger.costs.estimate_s(*share.bulk) == whole_s
+
+
+def test_what_is_tried_again_is_what_is_in_time_now() -> None:
+    admission = draining(1.0)
+    share = replace(a_share(units=20.0), rungs=(Rung(MOVED, FAST),))
+    whole_s = admission.predicted_s(ACME, share.bulk, 20.0) or 0.0
+    before_s = admission.ledger.held(ACME).cost_s
+    assert admission.decide(run(60), share, 20.0 + whole_s, 20.0) == LetIn()
+    tried = replace(share, source=Source.TRIED)
+    assert admission.decide(run(60), tried, 20.0 + whole_s, 20.0) == LetIn()
+    assert admission.decide(run(60), tried, 19.0 + whole_s, 20.0) == LetIn(MOVED)
+    assert admission.ledger.held(ACME).cost_s == before_s + 1.0
+    admission.ledger.hold(run(60), ACME, FAST, FOREVER_S, 20.0, is_logged=True)
+    assert admission.decide(run(60), tried, 19.0 + whole_s, 20.0) == LetIn(), "it is on the log"
+
+
+def test_the_log_knows_best_what_work_a_run_is() -> None:
+    ledger = Ledger(PRIOR)
+    ledger.open(0)
+    ledger.hold(run(1), ACME, a_bulk(20.0), FOREVER_S, 0.0)
+    ledger.hold(run(1), ACME, FAST, FOREVER_S, 0.0, is_logged=True)
+    assert ledger.held(ACME).cost_s == 1.0
+    ledger.hold(run(1), ACME, a_bulk(20.0), FOREVER_S, 0.0, is_logged=True)
+    assert ledger.held(ACME).cost_s == 1.0, "what lies first is what others work"
+    ledger.ended(0, run(1), 3.0, 1.0)
+    assert ledger.costs.num_measured("fast", SHAPE) == 1.0
+
+
 def test_who_does_not_know_how_fast_it_drains_refuses_nobody() -> None:
     admission = an_admission(jobs={}, deadline_margin=1.0)
     for number in range(50):

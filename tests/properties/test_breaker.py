@@ -30,13 +30,14 @@ class HostMachine(RuleBasedStateMachine):
     def wait(self, elapsed_s: float) -> None:
         self.now_s += elapsed_s
 
-    @rule(job_id=st.sampled_from("jkl"))
-    def a_job_fails(self, job_id: str) -> None:
+    @rule(job_id=st.sampled_from("jkl"), is_last_try=st.booleans())
+    def a_job_fails(self, job_id: str, is_last_try: bool) -> None:
         was_open = self.is_open
         if not was_open:
             self.row.append(job_id)
-            self.is_open = len(set(self.row)) >= self.limit
-        assert self.host.breaker.failed(job_id) == (self.is_open and not was_open)
+            is_given_up = is_last_try and len(self.row) > 1
+            self.is_open = is_given_up or len(set(self.row)) >= self.limit
+        assert self.host.breaker.failed(job_id, is_last_try) == (self.is_open and not was_open)
 
     @rule()
     def a_job_succeeds(self) -> None:

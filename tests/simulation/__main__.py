@@ -1,17 +1,22 @@
-"""`python -m tests.simulation run|replay|shrink`: any number of schedules, or one of them again."""
+"""`python -m tests.simulation run|soak|replay|shrink`: any number of schedules, or one again."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 from tests.simulation.judge import Violation
 from tests.simulation.plan import Plan, make_plan
-from tests.simulation.verdict import simulate
+from tests.simulation.verdict import Result, simulate
+
+SOAK_HEAD = ("first_seed", "schedules", "events", "seconds")
+SOAK_CHUNK = 1_000
 
 
 def main() -> int:
@@ -22,6 +27,9 @@ def main() -> int:
     run.add_argument("num_schedules", type=int)
     run.add_argument("--seed", type=int, default=1)
     run.add_argument("--quick", action="store_true", help="stop at the first that fails")
+    soak = commands.add_parser("soak", help="from seed 1 on, a row a thousand; resumable")
+    soak.add_argument("num_schedules", type=int)
+    soak.add_argument("table", type=Path, help="a CSV file: what is there is not run again")
     for name, text in (
         ("replay", "one schedule with its trace"),
         ("shrink", "its smallest part that fails alike"),
@@ -32,6 +40,8 @@ def main() -> int:
     match arguments.command:
         case "run":
             return _run(arguments.seed, arguments.num_schedules, arguments.quick)
+        case "soak":
+            return _soak(arguments.num_schedules, arguments.table)
         case "replay":
             return _replay(make_plan(arguments.seed))
         case "digest":
@@ -46,11 +56,7 @@ def _run(first: int, num_schedules: int, is_quick: bool) -> int:
     counts: Counter[str] = Counter()
     failed, num_events, started_s = [], 0, time.monotonic()
     for seed in range(first, first + num_schedules):
-        try:
-            result = simulate(make_plan(seed))
-        except Exception as error:  # an AssertionError of the stages too
-            print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
-            raise
+        result = _simulate(seed)
         counts += result.counts
         num_events += result.num_events
         if result.violation is not None:
@@ -68,6 +74,45 @@ def _run(first: int, num_schedules: int, is_quick: bool) -> int:
     if failed:
         print(f"again, with its trace: make replay SEED={failed[0]}")
     return 1 if failed else 0
+
+
+def _simulate(seed: int) -> Result:
+    try:
+        return simulate(make_plan(seed))
+    except Exception as error:  # an AssertionError of the stages too
+        print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
+        raise
+
+
+def _soak(num_schedules: int, table: Path) -> int:
+    """Thousands that are not in the table yet, until a schedule breaks a rule."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("a+", newline="") as file:
+        file.seek(0)
+        there = {int(row["first_seed"]): row for row in csv.DictReader(file)}
+        writer = csv.writer(file)
+        if not there:
+            file.truncate(0)
+            writer.writerow(SOAK_HEAD)
+        for first in range(1, num_schedules + 1, SOAK_CHUNK):
+            if first in there:
+                continue
+            num_events, started_s = 0, time.monotonic()
+            for seed in range(first, first + SOAK_CHUNK):
+                result = _simulate(seed)
+                num_events += result.num_events
+                if result.violation is not None:
+                    print(f"seed {seed}: {result.violation}: make replay SEED={seed}")
+                    return 1
+            row = (first, SOAK_CHUNK, num_events, round(time.monotonic() - started_s))
+            there[first] = dict(zip(SOAK_HEAD, map(str, row), strict=True))
+            writer.writerow(row)
+            file.flush()
+    num_done, num_events = (
+        sum(int(row[name]) for row in there.values()) for name in SOAK_HEAD[1:3]
+    )
+    print(f"{num_done:,} schedules, {num_events:,} events: every rule was kept")
+    return 0
 
 
 def _replay(plan: Plan) -> int:

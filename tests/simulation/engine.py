@@ -137,7 +137,12 @@ class SimulatedEngine:
         self._bench.step((0.002, 0.05), call)
 
     def _prepare(self, batch: _Batch, ticket: Ticket, task: Task) -> None:
-        was_done = self._bench.is_done(task)
+        was_done = False
+
+        def prepare() -> Prepared | tuple[Any, ...]:
+            nonlocal was_done
+            was_done = self._bench.is_done(task)  # now: a hold may have lasted for long
+            return self._fenced.prepare(task)
 
         def settle(prepared: Prepared | tuple[Any, ...] | None) -> None:
             if isinstance(prepared, Prepared):
@@ -150,7 +155,7 @@ class SimulatedEngine:
             if not batch.num_unsettled and batch.ready:
                 self._queue(partial(self._compute, batch.ready))
 
-        self._try(self._live, ticket, lambda: self._fenced.prepare(task), settle)
+        self._try(self._live, ticket, prepare, settle)
 
     def _complete(self, ticket: Ticket, row: Prepared, result: Any, timing: StageTiming) -> None:
         def settle(outputs: Any) -> None:

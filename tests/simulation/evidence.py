@@ -19,6 +19,7 @@ from tests.simulation.work import home
 
 RunOfJob = tuple[str, int]
 Rank = tuple[int, int, int, int]  # run, try, crashes, diverted
+RECORD_STAGES = frozenset(each.name for each in topology.worker_stages())
 
 
 class Known(NamedTuple):
@@ -69,6 +70,7 @@ class Evidence:
         self._dead_topics = {each.dead_letters: each for each in topology.worker_stages()}
         self.known: dict[TopicPartition, dict[int, Known]] = defaultdict(dict)
         self.done: dict[RunOfJob, VideoDone] = {}
+        self._ended_by: dict[RunOfJob, str | None] = {}
         self.dead: list[DeadLettered] = []
         self.num_emitted: dict[tuple[str, str, int], set[bytes]] = defaultdict(set)
         self._next: set[tuple[str, str, int]] = set()
@@ -142,6 +144,10 @@ class Evidence:
             )
         )  # fmt: skip
 
+    def ended(self, done: VideoDone) -> None:
+        """An outcome stands; its VideoDone may be under way."""
+        self._ended_by[done.job_id, done.run] = done.ended_by
+
     def cannot_end(self, partition: TopicPartition, offset: int) -> None:
         """The run of that record cannot be given an outcome: its dead letter is all there is."""
         self._unending.add((partition, offset))
@@ -175,6 +181,10 @@ class Evidence:
         if (stage, *run_of_job) in self._next or run_of_job in self.done:
             return True
         if self._ranks[stage, record.job_id] > record.rank:
+            return True
+        # What another stage has ended it tells: its own record is not finished before it has.
+        ended_by = self._ended_by.get(run_of_job, stage)
+        if ended_by != stage and stage != "prompt" and ended_by in RECORD_STAGES:
             return True
         return (
             stage == "prompt"

@@ -92,6 +92,7 @@ class Judge:
         self.unclean_alone: Counter[tuple[str, str, int]] = Counter()
         self.failures: Counter[tuple[str, str, int]] = Counter()
         self.sick_failures: Counter[tuple[str, str, int]] = Counter()
+        self.host_was_well: set[tuple[str, str, int]] = set()  # said a probe after it had failed
         self.num_failed: Counter[tuple[str, str, int]] = Counter()
         self.num_worked: Counter[tuple[str, str, int]] = Counter()
         self.num_handled = 0
@@ -263,6 +264,9 @@ class Judge:
         is_answer = isinstance(memory.event, Probed) and isinstance(command, Retry | DeadLetter)
         if is_answer and memory.was_sick:
             raise Violation("hold", f"{ticket}: a sick host's failure was counted", job_id)
+        if is_answer:
+            known = self.evidence.known[ticket.partition][ticket.offset]
+            self.host_was_well.add((process.stage.name, job_id or "", known.run))
 
     def _stepped_aside(
         self, process: Process, ticket: Ticket, command: Retry, known: Known
@@ -342,11 +346,12 @@ class Judge:
     def _check_hand_back(
         self, memory: Memory, at: TopicPartition, crashes: Mapping[int, Crashes]
     ) -> None:
-        """What runs and is handed back has not crashed."""
-        for ticket in memory.running:
-            if ticket.partition == at and ticket.offset in crashes:
+        """What runs and is handed back has not crashed, though the process may die next."""
+        for ticket in [each for each in memory.running if each.partition == at]:
+            if ticket.offset in crashes:
                 text = f"{ticket} is handed back as if it had crashed"
                 raise Violation("hand back", text, self._job_id(ticket))
+            del memory.running[ticket]
 
     def died(self, process: Process) -> None:
         """A process was killed."""
@@ -394,6 +399,7 @@ class Judge:
         if call != "create" or not key.endswith("/outcome"):
             return
         done: VideoDone = self._world.decoded_outcome(key)
+        self.evidence.ended(done)
         if done.status == "failed" and not self.evidence.was_buried(done.job_id, done.run):
             text = f"{done.job_id} run {done.run} failed without a dead letter on the log"
             raise Violation("dead letter first", text, done.job_id)

@@ -33,9 +33,15 @@ REQUIRED = (
 # Schedules that once showed a bug, of ours or of the judge. They show it as long as plans are drawn
 # alike; our bugs themselves are kept in tests/mutants.
 NAMED_SEEDS: tuple[tuple[int, str], ...] = (
+    (12014, "who dies right after a clean hand-back has not died with what it handed back"),
+    (14399, "a losing request that was parked, and too large for its dead letter"),
     (355, "a run that ended while the start marker of its batch was under way"),
     (8145, "a zombie that starts what has died alone elsewhere since"),
     (20436, "a losing request whose like stepped aside, and was buried in its place"),
+    (108442, "a record of a run that another stage had ended, and not told yet"),
+    (109870, "a redriven run that found no room to wait in its tenant's quota"),
+    (101473, "a device that was sick for longer than the tries of a few jobs lasted"),
+    (101599, "the same, with a clock that jumped over the delays"),
 )
 
 

@@ -114,8 +114,24 @@ def _is_explained(world: World, outside: Outside, job: JobPlan, done: VideoDone)
         case "expired":
             return job.behaviour == "hasty" or run_of_job in world.hurried
         case "rejected":
-            return job.behaviour == "rejected"
+            return job.behaviour == "rejected" or _was_crowded_out(world, done)
     return _is_fault_of(world, job, done.run, done.ended_by or "", done.reason_code or "")
+
+
+def _was_crowded_out(world: World, done: VideoDone) -> bool:
+    """Refused for want of room to wait: so many others of its payer have waited."""
+    quotas = world.plan.limits.quotas
+    most = quotas.parked.get(tier_of(done.job_id))
+    if done.reason_code != "quota_exceeded" or most is None:
+        return False
+    place = TopicPartition(topology.REQUESTS_DEFERRED, done.partition)
+    waited = {
+        (request.job_id, request.run)
+        for entry in world.log.entries.get(place, [])
+        for request in (world.codec.decode(entry.value, GenerationRequest),)
+        if request.tenant_id == done.tenant_id
+    } - {(done.job_id, done.run)}
+    return len(waited) >= max(1, most // quotas.num_parts)
 
 
 def _is_fault_of(world: World, job: JobPlan, run: int, stage: str, reason_code: str) -> bool:
@@ -131,9 +147,10 @@ def _is_fault_of(world: World, job: JobPlan, run: int, stage: str, reason_code: 
             return job.behaviour == "invalid"
         case "planned_failure" if job.behaviour != "permanent" or job.number % 2 == 0:
             return judge.failures[key] > 0  # dead-lettered at once
-    # Its tries are used up: some by a sick device perhaps, but not all.
+    # Its tries are used up: some by a sick device perhaps, but not all, or a probe found it well.
     is_by_device = judge.sick_failures[key] >= judge.num_failed[key]
-    return judge.num_failed[key] >= RETRY.max_tries and not is_by_device
+    is_excused = not is_by_device or key in judge.host_was_well
+    return judge.num_failed[key] >= RETRY.max_tries and is_excused
 
 
 def _check_dead_letter(world: World, outside: Outside, letter: DeadLettered) -> None:
@@ -157,7 +174,11 @@ def _check_conflicts(world: World) -> None:
     evidence = world.judge.evidence
     letters = [each for each in evidence.dead if each.reason_code == "idempotency_conflict"]
     buried = {(each.topic, each.partition, each.offset) for each in letters}
-    bodies = {each.value for each in letters}
+    # By where they lay: of what was too large for its letter, that has no value.
+    bodies = {
+        evidence.known[TopicPartition(each.topic, each.partition)][each.offset].value
+        for each in letters
+    }
     stepped_aside = {
         each.value for found in evidence.known.values() for each in found.values()
         if each.num_diverted

@@ -72,7 +72,7 @@ def test_in_company_each_has_its_own_memory_and_others_have_none(model: Model) -
 
 
 def test_the_weights_are_shared(model: Model) -> None:
-    denoiser = model.stages.sampler._loaded
+    denoiser = model.stages.sampler._denoisers[model.card.version]
     with StepCache(denoiser, THRESHOLD).denoiser() as twin:
         for one, other in zip(denoiser._experts, twin._experts, strict=True):
             assert one is not other
@@ -83,7 +83,7 @@ def test_the_weights_are_shared(model: Model) -> None:
 
 
 def test_a_forward_that_fails_leaves_no_memory(model: Model) -> None:
-    cache = StepCache(model.stages.sampler._loaded, THRESHOLD)
+    cache = StepCache(model.stages.sampler._denoisers[model.card.version], THRESHOLD)
     with cache.denoiser() as before, cache.denoiser() as same:
         assert before is same
     with pytest.raises(ZeroDivisionError), cache.denoiser():

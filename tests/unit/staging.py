@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from streams.core.events import (
@@ -14,16 +15,22 @@ from streams.core.events import (
     Committed,
     Emitted,
     Event,
+    Fate,
+    Fault,
+    Retry,
     Start,
     Tick,
     Ticket,
+    Work,
 )
 from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes, OffsetMap, encode_offset_map
+from streams.core.retry import RetryPolicy
 from streams.core.stage import StageState
 from tests.builders import (
     P0,
     a_delivery,
+    a_fault,
     a_start_offset,
     a_ticket,
     an_output,
@@ -34,6 +41,7 @@ LIMITS = StageLimits(
     commit_interval_s=1.0, drain_s=5.0,
 )  # fmt: skip
 OUTPUTS = (an_output(),)
+LATER = a_fault(fate=Fate.LATER, reason_code="hiccup")
 T0, T1, T2 = a_ticket(0), a_ticket(1), a_ticket(2)
 ENTERED = Crashes(1, 0)
 """The count of a record inside the engine, should the process die now."""
@@ -77,6 +85,15 @@ class Stage:
         commands = self(Tick())
         shown = [each for each in commands if not isinstance(each, Commit) or each.must_finish]
         return shown if shown == commands else shown + self(Committed(True))
+
+
+def a_retry(delivery_work: Work, ticket: Ticket = T0, fault: Fault = LATER) -> Retry:
+    """The next try of a work after the first delay that is the jitter's for it."""
+    work = replace(delivery_work, try_number=delivery_work.try_number + 1, due_s=None)
+    assert work.job_id
+    delay_s = RetryPolicy().delay_s(work.job_id, work.run, delivery_work.try_number)
+    assert delay_s
+    return Retry(ticket, work, delay_s, fault)
 
 
 def started(*offsets: int, **changes: Any) -> Start:

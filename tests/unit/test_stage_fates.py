@@ -1,4 +1,4 @@
-"""StageState, case by case: retries, crashes, holds, the breaker, dead letters that do not fit."""
+"""StageState, case by case: retries, crashes, holds, copies, dead letters that do not fit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ from streams.core.events import (
     CommitPoint,
     Committed,
     DeadLetter,
-    Drain,
     Drop,
     Emitted,
     End,
     Ending,
     Failed,
-    Fate,
-    Fault,
     HostSick,
     HostWell,
     JobCancelled,
@@ -30,8 +27,6 @@ from streams.core.events import (
     Offload,
     Offloaded,
     Pause,
-    Probe,
-    Probed,
     Produce,
     Resume,
     Retry,
@@ -41,37 +36,26 @@ from streams.core.events import (
     StartOffset,
     Tick,
     Ticket,
-    Work,
 )
 from streams.core.flights import CANCELLED, EXPIRED
 from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes, OffsetMap
-from streams.core.retry import RetryPolicy
 from tests.builders import P0, P1, a_delivery, a_fault, a_start_offset, a_ticket, a_work
 from tests.unit.staging import (
+    LATER,
     LIMITS,
     OUTPUTS,
     T0,
     T1,
-    T2,
     TURN,
     Stage,
     a_point,
+    a_retry,
     entered,
     started,
 )
 
-LATER = a_fault(fate=Fate.LATER, reason_code="hiccup")
 BREAKING = replace(LIMITS, breaker_limit=2, probe_wait_s=1.0, leave_after_s=10.0)
-
-
-def a_retry(delivery_work: Work, ticket: Ticket = T0, fault: Fault = LATER) -> Retry:
-    """The next try of a work after the first delay that is the jitter's for it."""
-    work = replace(delivery_work, try_number=delivery_work.try_number + 1, due_s=None)
-    assert work.job_id
-    delay_s = RetryPolicy().delay_s(work.job_id, work.run, delivery_work.try_number)
-    assert delay_s
-    return Retry(ticket, work, delay_s, fault)
 
 
 def after(known: OffsetMap, limits: StageLimits = LIMITS) -> Stage:
@@ -309,86 +293,6 @@ def test_a_host_that_stays_sick_leaves() -> None:
     stage.at(10.0)(Tick())
     assert (stage.state.left_because, stage.state.is_draining) == ("device_lost", True)
     assert stage(Tick()) == []
-    assert stage.state.stopped
-
-
-# ---- the breaker
-
-
-def failing() -> Stage:
-    """Two jobs have failed in a row, as many as the breaker bears."""
-    stage = Stage(a_delivery(0), a_delivery(1), a_delivery(2), TURN, limits=BREAKING)
-    assert stage(Failed(T0, LATER)) == [a_retry(a_delivery(0).work)]
-    assert stage(Failed(T1, LATER)) == [Pause((P0,))]
-    return stage
-
-
-def test_failures_in_a_row_wait_for_a_probe() -> None:
-    stage = failing()
-    assert stage(Tick()) == [Probe()]
-    assert stage(Tick()) == []
-
-
-def test_a_good_probe_lets_the_failures_take_their_fates() -> None:
-    stage = failing()
-    stage(Tick())
-    assert stage(Probed(True)) == [a_retry(a_delivery(1).work, T1), Resume((P0,))]
-    assert stage(TURN) == [started(2)]
-
-
-def test_a_bad_probe_holds_and_the_next_good_one_forgives() -> None:
-    stage = failing()
-    stage(Tick())
-    assert stage(Probed(False)) == []
-    assert stage.at(0.9)(TURN) == []
-    assert stage.at(1.0)(TURN) == [Probe()]
-    assert stage(Probed(True)) == [Resume((P0,))]
-    assert stage(TURN) == [started(2, 1)]
-
-
-def test_bad_probes_for_long_are_a_reason_to_leave() -> None:
-    stage = failing()
-    stage(Tick(), Probed(False))
-    stage.at(10.0)(Tick())
-    assert stage.state.left_because == "probe_failed"
-
-
-def test_what_fails_while_the_breaker_is_open_waits_for_the_probe_too() -> None:
-    deliveries = [a_delivery(offset) for offset in range(3)]
-    stage = Stage(*deliveries, TURN, limits=BREAKING).at(1.0)
-    stage(TURN, Failed(T0, LATER), Failed(T1, LATER), Tick())
-    assert stage(Failed(T2, a_fault())) == []
-    assert stage(Probed(True)) == [
-        a_retry(a_delivery(1).work, T1),
-        DeadLetter(T2, a_delivery(2).work, a_fault()),
-        Resume((P0,)),
-    ]
-
-
-def test_a_fault_that_is_not_its_jobs_says_nothing_of_the_host() -> None:
-    stage = Stage(a_delivery(0), a_delivery(1), TURN, limits=BREAKING)
-    fault = a_fault(ends_job=False)
-    assert len(stage(Failed(T0, fault), Failed(T1, fault))) == 2
-
-
-def test_what_waits_for_a_probe_can_be_cancelled() -> None:
-    stage = failing()
-    assert stage(JobCancelled("job-0-1", 1, 0.0)) == [End(T1, a_delivery(1).work, CANCELLED)]
-    stage(Tick())
-    assert stage(Probed(True)) == [Resume((P0,))]
-
-
-def test_a_drain_hands_back_what_waits_for_a_probe() -> None:
-    stage = failing()
-    stage(Acknowledged(T0), Drain())
-    assert stage(Tick()) == [Commit({P0: a_point(1)}, must_finish=True)]
-    assert stage.state.stopped
-
-
-def test_a_drain_does_not_wait_for_what_fails_meanwhile_and_would_wait_for_a_probe() -> None:
-    stage = Stage(a_delivery(0), a_delivery(1), TURN, Drain(), limits=BREAKING)
-    stage(Failed(T0, LATER), Failed(T1, LATER), Acknowledged(T0))
-    assert stage(Tick()) == [Commit({P0: a_point(1)}, must_finish=True), Drop((T1,))]
     assert stage.state.stopped
 
 

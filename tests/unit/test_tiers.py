@@ -21,8 +21,8 @@ from streams.core.tiers import (
 VECTORS = json.loads((SCHEMAS / "vectors" / "partitions.json").read_text())
 
 names = st.text(max_size=40)
-tier_names = st.sampled_from(DEFAULT_TIERS)
-counts = st.integers(1, 200).map(lambda width: 3 * width)
+tables = st.sampled_from([("all",), ("paid", "free"), DEFAULT_TIERS, ("a", "b", "c", "d")])
+widths = st.integers(1, 200)  # partitions of a tier
 
 
 def test_the_vectors_cover_every_tier_and_small_and_large_topics() -> None:
@@ -43,23 +43,40 @@ def test_partitions_are_those_of_the_vectors() -> None:
         assert partition_of_job(**where) == expected, where
 
 
-@given(tier_names, names, names, counts)
+@given(st.data(), tables, names, names, widths)
 def test_a_job_stays_in_its_tiers_stripe_and_in_its_tenants_shard(
-    tier: str, tenant_id: str, job_id: str, num_partitions: int
+    data: st.DataObject, tiers: tuple[str, ...], tenant_id: str, job_id: str, width: int
 ) -> None:
-    partition = partition_of_job(tier, tenant_id, job_id, num_partitions)
+    tier, num_partitions = data.draw(st.sampled_from(tiers)), len(tiers) * width
+    partition = partition_of_job(tier, tenant_id, job_id, num_partitions, tiers)
     assert 0 <= partition < num_partitions
-    assert tier_of_partition(partition) == tier
-    assert partition in tenant_partitions(tier, tenant_id, num_partitions)
+    assert tier_of_partition(partition, tiers) == tier
+    assert partition in tenant_partitions(tier, tenant_id, num_partitions, tiers)
 
 
-@given(tier_names, names, counts)
+@given(st.data(), tables, names, widths)
 def test_a_tenant_has_two_partitions_where_its_tier_has_two(
-    tier: str, tenant_id: str, num_partitions: int
+    data: st.DataObject, tiers: tuple[str, ...], tenant_id: str, width: int
 ) -> None:
-    assert len(set(tenant_partitions(tier, tenant_id, num_partitions))) == min(
-        2, num_partitions // 3
-    )
+    tier = data.draw(st.sampled_from(tiers))
+    own = tenant_partitions(tier, tenant_id, len(tiers) * width, tiers)
+    assert len(set(own)) == min(2, width)
+
+
+@given(tables, st.integers(1, 40), st.integers(1, 12))
+def test_under_range_every_worker_holds_every_tier(
+    tiers: tuple[str, ...], width: int, num_workers: int
+) -> None:
+    # Kafka's `range`: of n partitions each of m members gets n // m or one more, side by side.
+    num_partitions = len(tiers) * width
+    if num_workers * len(tiers) > num_partitions:
+        return  # more workers than `reel topics check` asks for
+    share, rest = divmod(num_partitions, num_workers)
+    first = 0
+    for number in range(num_workers):
+        own = range(first, first + share + (number < rest))
+        first = own.stop
+        assert {tier_of_partition(each, tiers) for each in own} == set(tiers)
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=6, unique=True), names)
