@@ -29,7 +29,7 @@ help:
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make chaos            the fault table on three Apache Kafka brokers (CHAOS_ARGS="--seed 2 F1"; Java 17 and Maven)'
 	@echo 'make chaos-planted    six bugs planted into real workers, and which check of the fault suite catches each'
-	@echo 'make soak             hours: 100,000 simulated schedules, the fault table for 20 seeds, 20,000 calm jobs; resumable'
+	@echo 'make soak             hours: 100,000 simulated schedules, 20 seeds of 2,000 jobs under faults, 20,000 calm jobs; resumable'
 	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
 	@echo 'make eval-demo-model  every prompt through the pipeline, read back from its MP4, held against the goals'
 	@echo 'make venv             .venv with the locked packages; everything above makes it by itself'
@@ -131,7 +131,7 @@ chaos-planted: $(STAMP)
 	$(BIN)/python -m tests.chaos.planted
 
 soak: $(STAMP)
-	$(BIN)/python -m tests.simulation run 100000 --quick
+	$(BIN)/python -m tests.simulation soak 100000 tmp/soak/schedules.csv
 	$(BIN)/python -m tests.chaos.soak $(SOAK_ARGS)
 
 lock: .venv/bin/uv
