@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
-from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Line
+from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Turn, weight_of
 from streams.core.micro_batch import MicroBatcher
 
 T = TypeVar("T", bound=Hashable)
@@ -88,13 +88,14 @@ class Batches(Generic[T]):
                 return None  # let the engine run empty
             self._is_suspects_turn, self._is_alone = False, True
             return self._enter((self._suspects.popleft(),), 0.0, is_alone=True)
-        line = self._heavier() if is_full else self._waiting.choose(now_s, not self._sizes)
-        if line is None:
+        turn = self._heavier() if is_full else self._waiting.choose(now_s, not self._sizes)
+        if turn is None:
             return None
         self._is_suspects_turn = True
-        return self._enter(self._waiting.pop(line), line.weight, is_alone=False)
+        weight = weight_of(turn)
+        return self._enter(self._waiting.pop(turn), weight, is_alone=False)
 
-    def _heavier(self) -> Line | None:
+    def _heavier(self) -> Turn | None:
         """Whose turn it is of tiers that have places left, not counting those of lighter ones."""
         heaviest = sorted(self._weights.values(), reverse=True)
         return self._waiting.queue.lead_above(heaviest[self._max_batches - 1])

@@ -13,6 +13,7 @@ import heapq
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from streams.core.ranking import Ranking
@@ -22,14 +23,14 @@ T = TypeVar("T", bound=Hashable)
 
 #: Accounts kept of a tier's tenants that were served and wait for nothing now.
 MAX_IDLE = 10_000
-#: Lines kept of a tenant that have nothing waiting: it is likely to ask for the same keys again.
-MAX_LINES = 8
 #: What the cheapest record is charged: turns cost something even where work is free.
 LEAST_COST_S = 1e-3
 
-#: [due_s, order, item, line, came_s, cost_s, is_waiting]; sorts by due_s, then as they came. What
-#: waits no longer stays in heaps and queues until it comes to their front.
-_Entry = list[Any]
+#: A record that waits, and whose turn it may be: [due_s, order, item, tenant, key, came_s, cost_s,
+#: line]; sorts by due_s, then as they came. A list, and no class, because heaps compare many. What
+#: waits no longer (`tenant` is None) stays in heaps and queues until it comes to their front.
+Turn = list[Any]
+_ORDER, _ITEM, _TENANT, _KEY, _CAME_S, _COST_S, _LINE = 1, 2, 3, 4, 5, 6, 7
 
 
 class Charge(NamedTuple):
@@ -83,8 +84,8 @@ class FairQueue(Generic[T]):
     - What is off-peak (`tiers.OFF_PEAK`) goes where nothing else waits, and changes no account of
       who else there is. It does not age: under a load that never ends it waits without end.
     - A turn of one key never waits for records of another, and charges the same accounts.
-    - Memory: what waits, and a few times `MAX_IDLE` accounts of tenants that don't, `MAX_LINES`
-      keys each. Where a tier has more of those, newcomers begin where the least of them is.
+    - Memory: what waits, and a few times `MAX_IDLE` accounts of tenants that don't. Where a tier
+      has more of those, newcomers begin where the least of them is.
 
     >>> queue = FairQueue(Fairness({"pro": 3.0, "free": 1.0}))
     >>> for number in range(4):
@@ -98,16 +99,16 @@ class FairQueue(Generic[T]):
     def __init__(self, fairness: Fairness) -> None:
         if any(not 0 < weight < float("inf") for weight in fairness.weights.values()):
             raise ValueError(f"want weights > 0, got {dict(fairness.weights)}")
-        self._fairness = fairness
+        self._weights, self._ageing_s = fairness.weights, fairness.ageing_s
         self._tiers: dict[str, _Tier] = {}
         self._keys: dict[Hashable, _Key] = {}
         self._oldest_keys: Ranking[_Key] = Ranking()
-        self._entries: dict[T, _Entry] = {}
+        self._turns: dict[T, Turn] = {}
         self._served = 0.0  # of the tier that was served last, at that time
         self._num_added = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._turns)
 
     def num(self, key: Hashable) -> int:
         """How many records of that key wait."""
@@ -128,99 +129,96 @@ class FairQueue(Generic[T]):
         self, key: Hashable, item: T, charge: Charge, deadline_s: float | None, now_s: float
     ) -> None:
         """A record waits from now on."""
-        assert item not in self._entries, f"{item!r} waits already"
-        tier = self._tier(charge.tier)
-        if not tier.num:
-            tier.advance(max(tier.rank, self._served))
-        tenant = tier.tenants.get(charge.tenant_id)
-        if tenant is None:
-            tenant = tier.open(charge.tenant_id)
+        assert item not in self._turns, f"{item!r} waits already"
+        tier_name, tenant_id, cost_s = charge
+        tier = self._tiers.get(tier_name) or self._tier(tier_name)
+        if not tier.num and tier.rank < self._served:
+            tier.rank = self._served
+        tenant = tier.tenants.get(tenant_id) or tier.open(tenant_id)
         if not tenant.num:
-            if tenant.rank < tier.served:
+            tier.num_placed += 1
+            tenant.place = tier.num_placed
+            is_behind = tenant.rank <= tier.served
+            if is_behind:
                 tenant.rank = tier.served
             if not tenant.is_ranked:
-                tier.ranking.add(tenant)
+                (tier.ranking.add_in_order if is_behind else tier.ranking.add)(tenant)
         own_key = self._keys.get(key)
         if own_key is None:
-            own_key = self._keys[key] = _Key(key, now_s)
-            self._oldest_keys.add(own_key)
-        line = tenant.lines.get(key)
-        if line is None or line.key is not own_key:
-            line = tenant.lines[key] = Line(tenant, own_key)
-        if not line.is_ranked:
-            own_key.add(line)
-        due_s = now_s + self._fairness.ageing_s
+            own_key = self._keys[key] = _Key(key)
+        due_s = now_s + self._ageing_s
         if deadline_s is not None and deadline_s < due_s:
             due_s = deadline_s
         self._num_added += 1
-        entry = [due_s, self._num_added, item, line, now_s, charge.cost_s, True]
-        heapq.heappush(line.entries, entry)
-        own_key.entries.append(entry)
-        self._entries[item] = entry
-        line.num += 1
+        turn: Turn = [due_s, self._num_added, item, tenant, own_key, now_s, cost_s, None]
+        heapq.heappush(tenant.turns, turn)
+        own_key.turns.append(turn)
         own_key.num += 1
+        if len(own_key.turns) > 2 * own_key.num + 64:
+            own_key.tidy()
+        if own_key.lines is not None:
+            own_key.rank_record(turn)
+        if not own_key.is_ranked:
+            self._oldest_keys.add_in_order(own_key)
+        self._turns[item] = turn
         tenant.num += 1
         tier.num += 1
-        tier.cost_s += charge.cost_s
+        tier.cost_s += cost_s
 
-    def lead(self) -> Line:
+    def lead(self) -> Turn:
         """Whose turn it is; something waits."""
-        line = self.lead_above(0.0)
-        assert line is not None, "nothing waits"
-        return line
+        turn = self.lead_above(0.0)
+        assert turn is not None, "nothing waits"
+        return turn
 
-    def lead_above(self, weight: float) -> Line | None:
+    def lead_above(self, weight: float) -> Turn | None:
         """Whose turn it is among tiers of more than that weight; None if none of them waits."""
         best: _Tier | None = None
         for tier in self._tiers.values():
-            if tier.num and tier.weight > weight and (best is None or tier.order < best.order):
+            if tier.num and tier.weight > weight and (best is None or tier.rank < best.rank):
                 best = tier
         if best is None:
             return None
         tenant = best.ranking.first()
         assert tenant is not None, "a tier that waits has a tenant that does"
-        lead: Line | None = None
-        for line in tenant.lines.values():
-            if line.num and (lead is None or line.entries[0] < lead.entries[0]):
-                lead = line
-        assert lead is not None, "a tenant that waits has a line that does"
-        return lead
+        return tenant.first()
 
-    def lead_of(self, key: Hashable) -> Line:
+    def lead_of(self, key: Hashable) -> Turn:
         """Whose turn it is among the records of that key; one waits."""
-        best: Line | None = None
-        own_key = self._keys[key]
-        own_key.rank_newcomers()
-        for tier, ranking in own_key.rankings.items():
-            if best is not None and best.tenant.tier.order <= tier.order:
+        best: _Line | None = None
+        rankings = self._keys[key].rankings()
+        for tier in self._tiers.values():
+            if best is not None and best.tenant.tier.rank <= tier.rank:
                 continue
-            if (line := ranking.first()) is not None:
+            if tier in rankings and (line := rankings[tier].first()) is not None:
                 best = line
         assert best is not None, f"nothing waits of {key!r}"
-        return best
+        return best.first()
 
-    def pop(self, line: Line) -> T:
-        """Take the record that is due first of a line whose turn it is. Its payer is charged."""
-        tenant, tier = line.tenant, line.tenant.tier
-        entry = heapq.heappop(line.entries)
-        charged_s = entry[5] if entry[5] > LEAST_COST_S else LEAST_COST_S
+    def pop(self, turn: Turn) -> T:
+        """Take the record whose turn it is. Its payer is charged."""
+        tenant, cost_s = turn[_TENANT], turn[_COST_S]
+        tier = tenant.tier
+        charged_s = cost_s if cost_s > LEAST_COST_S else LEAST_COST_S
         if tenant.rank > tier.served:
             tier.served = tenant.rank
         tenant.rank += charged_s
+        tier.num_placed += 1
+        tenant.place = tier.num_placed
         if tenant.rank > tier.highest:
             tier.highest = tenant.rank
-        if tier.rank > self._served and not tier.is_off_peak:
+        if self._served < tier.rank < inf:
             self._served = tier.rank
-        tier.advance(tier.rank + charged_s / tier.weight)
-        self._leave(entry)
-        return entry[2]  # type: ignore[no-any-return]
+        tier.rank += charged_s / tier.weight
+        self._leave(turn)
+        return turn[_ITEM]  # type: ignore[no-any-return]
 
     def remove(self, items: Collection[T]) -> tuple[T, ...]:
         """Take these out, as many as wait, and return them; nobody is charged."""
-        found = [self._entries[each] for each in items if each in self._entries]
-        for entry in sorted(found):
-            self._leave(entry)
-        return tuple(entry[2] for entry in sorted(found))
+        found = sorted(self._turns[each] for each in items if each in self._turns)
+        for turn in found:
+            self._leave(turn)
+        return tuple(turn[_ITEM] for turn in found)
 
     def waiting(self) -> Iterator[tuple[str, int, float]]:
         """By tier, how many records wait and what they cost together."""
@@ -231,80 +229,81 @@ class FairQueue(Generic[T]):
         """What waits for each tenant; O(n), for people to look at."""
         for name, tier in self._tiers.items():
             for tenant in tier.tenants.values():
-                entries = [
-                    each for line in tenant.lines.values() for each in line.entries if each[6]
-                ]
-                if entries:
+                turns = [each for each in tenant.turns if each[_TENANT]]
+                if turns:
                     yield Backlog(
-                        name, tenant.name, len(entries), sum(each[5] for each in entries),
-                        min(each[4] for each in entries), tenant.rank - tier.served,
+                        name, tenant.name, len(turns), sum(each[_COST_S] for each in turns),
+                        min(each[_CAME_S] for each in turns), tenant.rank - tier.served,
                     )  # fmt: skip
 
     # ---- accounts
 
     def _tier(self, name: str) -> _Tier:
         """Tiers that are in no table share one account, of the least weight."""
-        weights = self._fairness.weights
+        weights = self._weights
         is_off_peak = name == OFF_PEAK
         name = name if name in weights or is_off_peak else ""
         tier = self._tiers.get(name)
         if tier is None:
             least = OFF_PEAK_WEIGHT if is_off_peak else min(weights.values(), default=1.0)
-            tier = self._tiers[name] = _Tier(weights.get(name, least), is_off_peak)
+            # Nothing is ahead of what goes last, by however much that was served.
+            tier = self._tiers[name] = _Tier(weights.get(name, least), inf if is_off_peak else 0.0)
         return tier
 
-    def _leave(self, entry: _Entry) -> None:
-        entry[6] = False
-        del self._entries[entry[2]]
-        line = entry[3]
-        key, tenant = line.key, line.tenant
-        tier = tenant.tier
-        line.num -= 1
+    def _leave(self, turn: Turn) -> None:
+        _, _, item, tenant, key, _, cost_s, line = turn
+        del self._turns[item]
+        turn[_TENANT] = None
+        tenant.leave(turn)
+        if line is not None:
+            line.leave(turn)
         key.num -= 1
-        tenant.num -= 1
-        tier.num -= 1
-        tier.cost_s = tier.cost_s - entry[5] if tier.num else 0.0
-        if key.num:
-            key.tidy()
-        else:
+        if not key.num:
             del self._keys[key.name]
-            key.clear()  # else a line that is kept keeps tenants that are forgotten
-        if line.num:
-            line.tidy()
-        else:
-            line.entries.clear()
-            if len(tenant.lines) > MAX_LINES:
-                del tenant.lines[key.name]
+        tier = tenant.tier
+        tier.num -= 1
+        tier.cost_s -= cost_s
         if not tier.num:
+            tier.cost_s = 0.0
             tier.served = tier.highest  # nobody waits: nobody owes anything
+
+
+def key_of(turn: Turn) -> Hashable:
+    """The batch key of what waits."""
+    return turn[_KEY].name  # type: ignore[no-any-return]
+
+
+def weight_of(turn: Turn) -> float:
+    """What its payer's tier weighs."""
+    return turn[_TENANT].tier.weight  # type: ignore[no-any-return]
+
+
+def order_of(turn: Turn) -> tuple[float, float, float]:
+    """Of two keys' turns the one of the lesser order goes first."""
+    tenant = turn[_TENANT]
+    return tenant.tier.rank, tenant.rank, turn[0]
 
 
 class _Tier:
     """Accounts of a tier: `rank` in seconds served by weight; those of its tenants in seconds.
 
-    The tier of the least `order` goes first.
+    The tier of the least rank goes first.
     """
 
     __slots__ = (
-        "cost_s", "highest", "is_off_peak", "num", "order", "rank", "ranking", "served", "sweep_at",
+        "cost_s", "highest", "num", "num_placed", "rank", "ranking", "served", "sweep_at",
         "tenants", "weight",
     )  # fmt: skip
 
-    def __init__(self, weight: float, is_off_peak: bool) -> None:
-        self.weight, self.is_off_peak = weight, is_off_peak
-        self.num = 0
+    def __init__(self, weight: float, rank: float) -> None:
+        self.weight, self.rank = weight, rank
+        self.num = self.num_placed = 0
         self.cost_s = 0.0
-        self.advance(0.0)
         self.tenants: dict[str, _Tenant] = {}
         self.sweep_at = 64  # tenants
         self.ranking: Ranking[_Tenant] = Ranking()
         self.served = 0.0  # of the tenant that was served last, at that time: where newcomers begin
         self.highest = 0.0
-
-    def advance(self, rank: float) -> None:
-        """It has been served up to here."""
-        self.rank = rank
-        self.order = self.is_off_peak, rank
 
     def open(self, name: str) -> _Tenant:
         """A new account."""
@@ -324,100 +323,133 @@ class _Tier:
         self.sweep_at = 2 * len(self.tenants) + 64
 
 
-class _Tenant:
-    __slots__ = ("is_ranked", "lines", "name", "num", "rank", "tier")
+class _Turns:
+    """Records of a tenant that wait, by what is due first."""
+
+    __slots__ = ("is_ranked", "num", "turns")
+
+    def __init__(self) -> None:
+        self.num, self.is_ranked = 0, False
+        self.turns: list[Turn] = []  # heap
+
+    def first(self) -> Turn:
+        """What is due first; something waits."""
+        turns = self.turns
+        while turns[0][_TENANT] is None:
+            heapq.heappop(turns)
+        return turns[0]
+
+    def leave(self, turn: Turn) -> None:
+        """One of them waits no longer."""
+        self.num -= 1
+        turns = self.turns
+        if not self.num:
+            turns.clear()
+        elif turns[0] is turn:
+            heapq.heappop(turns)
+        elif len(turns) > 2 * self.num + 8:
+            self.turns = [each for each in turns if each[_TENANT] is not None]
+            heapq.heapify(self.turns)
+
+
+class _Tenant(_Turns):
+    """All that waits of a tenant. `rank`: seconds that it was served.
+
+    `place` is when it came, or was served last: so who goes first of equals is not told by which
+    keys were asked for when.
+    """
+
+    __slots__ = ("name", "place", "rank", "tier")
 
     def __init__(self, tier: _Tier, name: str) -> None:
-        self.tier, self.name = tier, name
-        self.num, self.rank, self.is_ranked = 0, tier.served, False
-        self.lines: dict[Hashable, Line] = {}
+        super().__init__()
+        self.tier, self.name, self.rank, self.place = tier, name, tier.served, 0
 
 
-class Line:
-    """A tenant's records of one key; `head` is due first."""
+class _Line(_Turns):
+    """What waits of a tenant and of one key."""
 
-    __slots__ = ("entries", "is_ranked", "key", "num", "tenant")
+    __slots__ = ("tenant",)
 
-    def __init__(self, tenant: _Tenant, key: _Key) -> None:
-        self.tenant, self.key = tenant, key
-        self.num, self.is_ranked = 0, False
-        self.entries: list[_Entry] = []  # heap
-
-    @property
-    def weight(self) -> float:
-        """Of its tier."""
-        return self.tenant.tier.weight
+    def __init__(self, tenant: _Tenant) -> None:
+        super().__init__()
+        self.tenant = tenant
 
     @property
     def rank(self) -> float:
         """What its tenant was served."""
         return self.tenant.rank
 
-    def head(self) -> _Entry:
-        """The record that is due first; it has one."""
-        return self.entries[0]
-
-    def order(self) -> tuple[tuple[bool, float], float, float]:
-        """Of two keys' turns the one of the lesser order goes first."""
-        return self.tenant.tier.order, self.tenant.rank, self.entries[0][0]
-
-    def tidy(self) -> None:
-        """The head waits, and at most half of the others don't."""
-        entries = self.entries
-        while not entries[0][6]:
-            heapq.heappop(entries)
-        if len(entries) > 2 * self.num + 8:
-            self.entries = [each for each in entries if each[6]]
-            heapq.heapify(self.entries)
+    @property
+    def place(self) -> int:
+        """Its tenant's."""
+        return self.tenant.place
 
 
 class _Key:
-    """All records of one key. `rank` is when the one that waits longest came.
+    """All records of one key, at least one.
 
-    Its lines are ranked when somebody asks for a turn of this key: most have gone by then, where
-    turns are anybody's.
+    Its lines are ranked when somebody asks for a turn of this key, and kept so for a while: where
+    turns are anybody's nobody asks.
     """
 
-    __slots__ = ("entries", "is_ranked", "name", "newcomers", "num", "rank", "rankings")
+    __slots__ = ("_rankings", "is_ranked", "lines", "name", "num", "num_ranked", "turns")
 
-    def __init__(self, name: Hashable, now_s: float) -> None:
-        self.name, self.num, self.rank, self.is_ranked = name, 0, now_s, False
-        self.rankings: dict[_Tier, Ranking[Line]] = {}
-        self.newcomers: list[Line] = []
-        self.entries: deque[_Entry] = deque()  # as they came
+    def __init__(self, name: Hashable) -> None:
+        self.name, self.num, self.is_ranked = name, 0, False
+        self.turns: deque[Turn] = deque()  # as they came
+        self.lines: dict[_Tenant, _Line] | None = None
+        self.num_ranked = 0  # records, since the lines were made
+        self._rankings: dict[_Tier, Ranking[_Line]] = {}
 
-    def add(self, line: Line) -> None:
-        """A line that has something waiting, and is not here since when it last had."""
-        line.is_ranked = True
-        self.newcomers.append(line)
-        if len(self.newcomers) > 2 * self.num + 64:
-            for each in self.newcomers:
-                each.is_ranked = each.num > 0 or each is line
-            self.newcomers = [each for each in self.newcomers if each.is_ranked]
+    @property
+    def rank(self) -> float:
+        """When the record that waits longest came."""
+        return self._oldest()[_CAME_S]  # type: ignore[no-any-return]
 
-    def rank_newcomers(self) -> None:
-        """From here on they take part."""
-        for line in self.newcomers:
-            if not line.num:
-                line.is_ranked = False
-                continue
-            tier = line.tenant.tier
-            ranking = self.rankings.get(tier)
-            if ranking is None:
-                ranking = self.rankings[tier] = Ranking()
-            ranking.add(line)
-        self.newcomers.clear()
+    @property
+    def place(self) -> int:
+        """The number of that record."""
+        return self._oldest()[_ORDER]  # type: ignore[no-any-return]
 
-    def clear(self) -> None:
-        """Nothing waits any more."""
-        self.rankings.clear()
-        self.newcomers.clear()
+    def _oldest(self) -> Turn:
+        turns = self.turns
+        while turns[0][_TENANT] is None:
+            turns.popleft()
+        return turns[0]
 
     def tidy(self) -> None:
-        """The head waits, and at most half of the others don't."""
-        entries = self.entries
-        while not entries[0][6]:
-            entries.popleft()
-        self.rank = entries[0][4]
-        if len(entries) > 2 * self.num + 8:
-            self.entries = deque(each for each in entries if each[6])
+        """Forget what waits no longer."""
+        self.turns = deque(each for each in self.turns if each[_TENANT] is not None)
+
+    def rankings(self) -> dict[_Tier, Ranking[_Line]]:
+        """Its lines, by tier."""
+        if self.lines is None:
+            self.lines, self._rankings, self.num_ranked = {}, {}, 0
+            for each in self.turns:
+                if each[_TENANT] is not None:
+                    self._rank(each)
+        return self._rankings
+
+    def rank_record(self, turn: Turn) -> None:
+        """A record waits, and somebody may ask for this key's turns."""
+        if self.num_ranked > 2 * self.num + 64:
+            self.lines = None  # most are of tenants that wait for nothing; made anew if asked for
+        else:
+            self._rank(turn)
+
+    def _rank(self, turn: Turn) -> None:
+        assert self.lines is not None
+        tenant = turn[_TENANT]
+        line = self.lines.get(tenant)
+        if line is None:
+            line = self.lines[tenant] = _Line(tenant)
+        turn[_LINE] = line
+        heapq.heappush(line.turns, turn)
+        line.num += 1
+        self.num_ranked += 1
+        if not line.is_ranked:
+            ranking = self._rankings.get(tenant.tier)
+            if ranking is None:
+                ranking = self._rankings[tenant.tier] = Ranking()
+            ranking.add(line)

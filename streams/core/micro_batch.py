@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from typing import Generic, TypeVar
 
-from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Line
+from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Turn, key_of, order_of
 
 T = TypeVar("T", bound=Hashable)
 
@@ -47,24 +47,24 @@ class MicroBatcher(Generic[T]):
 
     def take(self, now_s: float, is_idle: bool) -> tuple[T, ...]:
         """The next batch, at most `max_size` items of one key; empty if none is ready."""
-        line = self.choose(now_s, is_idle)
-        return () if line is None else self.pop(line)
+        turn = self.choose(now_s, is_idle)
+        return () if turn is None else self.pop(turn)
 
-    def choose(self, now_s: float, is_idle: bool) -> Line | None:
-        """Whose item leads the next batch; None if none is ready."""
+    def choose(self, now_s: float, is_idle: bool) -> Turn | None:
+        """What leads the next batch; None if none is ready."""
         if not len(self.queue):
             return None
-        line = self.queue.lead()
-        if is_idle or self._is_ready(line.key.name, now_s):
-            return line
+        turn = self.queue.lead()
+        if is_idle or self._is_ready(key_of(turn), now_s):
+            return turn
         oldest = self.queue.oldest_key()
         ready = [*self._full, *([oldest] if self._is_ready(oldest, now_s) else [])]
-        return min(map(self.queue.lead_of, ready), key=Line.order) if ready else None
+        return min(map(self.queue.lead_of, ready), key=order_of) if ready else None
 
-    def pop(self, line: Line) -> tuple[T, ...]:
-        """A batch that this line leads, filled up with the fairest others of its key."""
-        key = line.key.name
-        batch = [self.queue.pop(line)]
+    def pop(self, turn: Turn) -> tuple[T, ...]:
+        """A batch that this one leads, filled up with the fairest others of its key."""
+        key = key_of(turn)
+        batch = [self.queue.pop(turn)]
         while len(batch) < self._max_size and self.queue.num(key):
             batch.append(self.queue.pop(self.queue.lead_of(key)))
         self._note_size(key)

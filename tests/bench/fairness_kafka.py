@@ -1,9 +1,10 @@
 """`python -m tests.bench.fairness --kafka`: the floods with real workers on Apache Kafka.
 
-Workers are real processes around a computation that sleeps (tests/echo.py); their inputs are
-written to the sampler's topic. Plain FIFO is the same workers where every record names one payer
-but lies in the partition of its true one, and nothing is looked past. A broker for each run: what a
-flood leaves behind would be the next run's. About a minute a run, five runs.
+The whole pipeline as real processes around a computation that sleeps (tests/echo.py): requests are
+written, the prompt stage lets them in under the default quotas, and a job has waited until a
+sampler begins it. Plain FIFO is the same workers where every request names one payer but lies in
+the partition of its true one, where nothing is looked past and nobody has a quota. A broker for
+each run: what a flood leaves behind would be the next run's. About a minute a run, five runs.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ from streams.kafka.admin import apply_topics
 from streams.local.apache import ApacheKafka
 from streams.local.worker_process import python_environment
 from streams.settings import Settings, read_settings
-from streams.topology import stage
+from streams.topology import REQUESTS, stage, worker_stages
 from tests.bench.fairness_plots import Curve
 from tests.bench.goals import Goals, print_table
-from tests.builders import a_cleaned_prompt, a_job
+from tests.builders import a_request
 from tests.e2e.reading import Tail
 from tests.simulation.fairness import Arrival, arrivals_of, merged, percentile
 
 SAMPLER = stage("sampler")
-PARTITIONS, WORKERS, JOB_S = 12, 2, 0.1
+PARTITIONS, SAMPLERS, JOB_S = 12, 2, 0.1
+PAYER_OF_ALL = "free", "everybody"
 STREAM_S, SETTLE_S, START_S = 20.0, 8.0, 120.0
 LOADS = {"enterprise": 0.3, "pro": 0.1, "free": 0.1}  # of the capacity, in eight tenants each
 #: More than the workers can reach in that time and look past, so no end of it is ever seen.
@@ -57,7 +59,7 @@ def bench_on_kafka(goals: Goals) -> list[Curve]:
         rows.append([f"{flood} floods, {kind}", *(f"{each:.2f}" for each in figures),
                      str(num_ended)])  # fmt: skip
     print(
-        f"Apache Kafka, {PARTITIONS} partitions, {WORKERS} workers, {JOB_S:g} s a job: how long "
+        f"Apache Kafka, {PARTITIONS} partitions, {SAMPLERS} samplers, {JOB_S:g} s a job: how long "
         f"{len(curves[0].waits_s)} enterprise jobs of others waited"
     )
     print_table(["what", "median s", "p99 s", "all ended"], rows)
@@ -80,12 +82,12 @@ class Run:
         """Waits of other enterprise jobs, ascending; how many jobs of all were worked."""
         with ApacheKafka(self._folder / "kafka", home=read_settings().home) as broker:
             settings = Settings(
-                home=self._folder, bootstrap=broker.bootstrap, partitions=PARTITIONS, batch_max=1
+                home=self._folder, bootstrap=broker.bootstrap, partitions=PARTITIONS, batch_age_ms=0
             )
             if not self._is_fair:
-                settings = settings.model_copy(
-                    update={"window_per_tenant": settings.window, "look_ahead": settings.window}
-                )
+                window = settings.window
+                changes = {"window_per_tenant": window, "look_ahead": window, "tenant_jobs": 0}
+                settings = settings.model_copy(update=changes)
             apply_topics(settings)
             producer = Producer(
                 # It outlives the broker, and would say so.
@@ -141,13 +143,12 @@ class Run:
                 arrival.tier, arrival.tenant_id, arrival.job_id, PARTITIONS
             )
         now = datetime.now(UTC)
-        payer = (arrival.tier, arrival.tenant_id) if self._is_fair else ("free", "everybody")
-        job = a_job(
-            job_id=arrival.job_id, tier=payer[0], tenant_id=payer[1], partition=partition,
-            created_at=now, deadline=now + timedelta(hours=1),
+        tier, tenant_id = (arrival.tier, arrival.tenant_id) if self._is_fair else PAYER_OF_ALL
+        request = a_request(
+            job_id=arrival.job_id, tier=tier, tenant_id=tenant_id, created_at=now,
+            deadline=now + timedelta(hours=1),
         )  # fmt: skip
-        value = Codec().encode(a_cleaned_prompt(job=job))
-        producer.produce(SAMPLER.reads, value, arrival.job_id, partition)
+        producer.produce(REQUESTS, Codec().encode(request), arrival.job_id, partition)
 
     def _read(self, tail: Tail) -> None:
         for message in tail.read():
@@ -156,17 +157,16 @@ class Run:
 
     @contextmanager
     def _workers(self, settings: Settings) -> Iterator[Sequence[subprocess.Popen[bytes]]]:
-        environment = python_environment(settings.model_dump(exclude_defaults=True))
         workers = []
+        names = [each.name for each in worker_stages()]
         try:
-            for number in range(WORKERS):
+            for number, name in enumerate([*names, *[SAMPLER.name] * (SAMPLERS - 1)]):
+                is_sampler = name == SAMPLER.name
+                one = {"batch_max": 1} if is_sampler else {}
+                environment = python_environment(settings.model_dump(exclude_defaults=True) | one)
+                argv = [sys.executable, "-m", "tests.echo", name, str(JOB_S if is_sampler else 0)]
                 with (self._folder / f"worker-{number}.log").open("wb") as log:
-                    workers.append(
-                        subprocess.Popen(
-                            [sys.executable, "-m", "tests.echo", SAMPLER.name, str(JOB_S)],
-                            env=environment, stdout=log, stderr=log,
-                        )
-                    )  # fmt: skip
+                    workers.append(subprocess.Popen(argv, env=environment, stdout=log, stderr=log))
             yield workers
         finally:
             for each in workers:
@@ -182,7 +182,7 @@ def quiet() -> list[Arrival]:
     """Eight tenants of each tier, together at half of the capacity."""
     rng = random.Random(21)
     return merged(
-        arrivals_of(rng, tier, f"{tier}-{number}", WORKERS / JOB_S * load / 8, STREAM_S, JOB_S)
+        arrivals_of(rng, tier, f"{tier}-{number}", SAMPLERS / JOB_S * load / 8, STREAM_S, JOB_S)
         for tier, load in LOADS.items()
         for number in range(8)
     )

@@ -99,8 +99,8 @@ MUTANTS = (
     Mutant(
         "lets a tenant save up while it is idle",
         _FAIR,
-        "            if tenant.rank < tier.served:\n",
-        "            if False:\n",
+        "                tenant.rank = tier.served\n",
+        "                pass\n",
         _FAIRNESS,
     ),
     Mutant(
@@ -329,15 +329,15 @@ MUTANTS = (
     Mutant(
         "lets deferrable jobs share as a tier does",
         "streams/core/fair_queue.py",
-        "        self.order = self.is_off_peak, rank\n",
-        "        self.order = False, rank\n",
+        "_Tier(weights.get(name, least), inf if is_off_peak else 0.0)",
+        "_Tier(weights.get(name, least), 0.0)",
         ("tests/properties/test_fair_queue.py",),
     ),
     Mutant(
         "lets deferrable jobs move where newcomers begin",
         "streams/core/fair_queue.py",
-        "        if tier.rank > self._served and not tier.is_off_peak:\n",
-        "        if tier.rank > self._served:\n",
+        "        if self._served < tier.rank < inf:\n",
+        "        if self._served < tier.rank:\n",
         ("tests/properties/test_fair_queue.py",),
     ),
     Mutant(

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from streams.core.fair_queue import Charge, Fairness, FairQueue
+from streams.core.fair_queue import Charge, Fairness, FairQueue, key_of
 from streams.core.tiers import OFF_PEAK
 
 WEIGHTS = {"enterprise": 8.0, "pro": 3.0, "free": 1.0}
@@ -55,10 +55,14 @@ class FairQueueMachine(RuleBasedStateMachine):
     def take(self) -> None:
         if not self.waiting:
             return
-        line = self.queue.lead()
-        key = line.key.name
+        turn = self.queue.lead()
+        key = str(key_of(turn))
+        for tier in self.queue._tiers.values():
+            ranks = {name: each.rank for name, each in tier.tenants.items() if each.num}
+            leader = tier.ranking.first()
+            assert leader is None or leader.rank == min(ranks.values()), "served least, goes first"
         for place in range(min(self.max_batch, self.queue.num(key))):
-            item = self.queue.pop(line if place == 0 else self.queue.lead_of(key))
+            item = self.queue.pop(turn if place == 0 else self.queue.lead_of(key))
             own_key, charge, _, due_s = self.waiting.pop(item)
             assert own_key == key, "a batch holds one key"
             if charge.tier == OFF_PEAK:
@@ -244,7 +248,18 @@ def test_tenants_that_come_and_go_leave_nothing_behind() -> None:
     (free,) = queue._tiers.values()
     assert len(free.tenants) <= 25_000
     assert len(queue._keys) == 1
-    assert len(queue._oldest_keys._heap) < 200
+    assert len(queue._oldest_keys) < 200
+
+
+def test_lines_of_a_key_that_is_asked_for_are_not_kept_of_tenants_that_went() -> None:
+    queue: FairQueue[int] = FairQueue(Fairness(WEIGHTS, AGEING_S))
+    queue.add("k", -1, Charge("free", "patient", 1.0), None, 0.0)
+    for number in range(2_000):
+        queue.add("k", number, Charge("pro", f"tenant-{number}", 1.0), None, float(number))
+        queue.pop(queue.lead_of("k"))
+    lines = queue._keys["k"].lines
+    assert lines is not None
+    assert len(lines) < 100
 
 
 COMING = st.tuples(
@@ -265,10 +280,10 @@ def test_off_peak_work_changes_nobody_elses_order(
         peak: set[int] = set()
 
         def take() -> None:
-            line = queue.lead()
-            key = line.key.name
+            turn = queue.lead()
+            key = key_of(turn)
             for place in range(min(2, queue.num(key))):
-                item = queue.pop(line if place == 0 else queue.lead_of(key))
+                item = queue.pop(turn if place == 0 else queue.lead_of(key))
                 if item in peak:
                     taken.append(item)
                     peak.discard(item)
@@ -302,3 +317,19 @@ def test_who_stays_while_many_others_come_and_go_is_not_forgotten(
         else:
             queue.remove([f"{kind}-{number}"])
     assert {queue.pop(queue.lead_of("key")) for _ in range(len(queue))} == staying
+
+
+def test_who_was_served_and_comes_back_goes_after_those_that_were_not() -> None:
+    queue: FairQueue[str] = FairQueue(Fairness(WEIGHTS, AGEING_S))
+
+    def add(item: str, cost_s: float) -> None:
+        queue.add("k", item, Charge("pro", item[0], cost_s), None, 0.0)
+
+    add("served 1", 5.0)
+    add("waits 1", 1.0)
+    add("waits 2", 1.0)
+    assert queue.pop(queue.lead()) == "served 1"
+    add("served 2", 5.0)
+    add("newcomer 1", 1.0)
+    order = [queue.pop(queue.lead()) for _ in range(len(queue))]
+    assert order == ["waits 1", "newcomer 1", "waits 2", "served 2"]
