@@ -159,7 +159,7 @@ class FairQueue(Generic[T]):
         if own_key.lines is not None:
             own_key.rank_record(turn)
         if not own_key.is_ranked:
-            self._oldest_keys.add_in_order(own_key)
+            self._oldest_keys.add(own_key)
         self._turns[item] = turn
         tenant.num += 1
         tier.num += 1
