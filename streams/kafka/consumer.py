@@ -68,6 +68,7 @@ class KafkaSource:
         self._intake, self._stalled = intake, stalled
         self._answered: list[Committed] = []
         self._dispatch: Dispatch = _not_polling
+        self._is_leaving = False
         self._consumer = Consumer(
             config | {"on_commit": self._on_commit, "error_cb": self._on_error}
         )
@@ -124,12 +125,17 @@ class KafkaSource:
 
     def close(self) -> None:
         """Leave the group, so that others need not wait for a session timeout."""
-        self._dispatch = _not_polling
+        self._dispatch, self._is_leaving = _not_polling, True
         self._consumer.close()
 
     # ---- callbacks, all inside poll() or close(), on the owner's thread
 
     def _on_assign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        if self._is_leaving:
+            # Given while we leave: offsets would be asked for of a member that is gone, in vain and
+            # for as long as we wait; librdkafka wants an answer all the same.
+            consumer.unassign()
+            return
         starts = self._start_offsets(consumer, partitions)
         for partition in partitions:
             key = TopicPartition(partition.topic, partition.partition)

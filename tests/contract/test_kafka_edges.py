@@ -228,6 +228,26 @@ def test_a_partition_that_went_away_paused_is_read_when_it_comes_back(place: Pla
     source.close()
 
 
+def test_who_is_given_partitions_while_it_leaves_does_not_ask_where_to_begin(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody may answer any more, and the leaving would take as long as that is waited for."""
+    source = place.source()  # its client joins by itself; what it is given waits for a poll
+
+    def is_given() -> bool:
+        (group,) = place.admin.describe_consumer_groups([f"{place.topic}.g"]).values()
+        return any(each.assignment.topic_partitions for each in group.result(DEADLINE_S).members)
+
+    _until(is_given, lambda: time.sleep(0.2))
+    asked: list[object] = []
+    monkeypatch.setattr(
+        "streams.kafka.consumer.committed_offsets", lambda *args: asked.append(args)
+    )
+    source.close()
+    assert asked == []
+    assert not place.events
+
+
 def test_an_offset_that_the_log_no_longer_holds_is_an_alarm_and_never_a_skip(place: Place) -> None:
     place.produce(4)
     for future in place.admin.delete_records([KafkaPartition(place.topic, 0, 2)]).values():

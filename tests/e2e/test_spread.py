@@ -95,9 +95,14 @@ class Crew:
         """End everything, however far it came."""
         for each in self.workers:
             each.terminate()
-        for each in self.workers:
-            each.wait(DEADLINE_S)
-        self.files.close()
+        try:
+            for each in self.workers:
+                each.wait(DEADLINE_S)
+        finally:
+            for each in self.workers:
+                each.kill()
+                each.wait()
+            self.files.close()
 
     def settle(self, count: int) -> None:
         """Wait until `count` members hold every partition, each once, and each of them every tier.
