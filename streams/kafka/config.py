@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from streams.settings import Settings
+from streams.topology import RECORD_MAX_BYTES
 
 ClientConfig = dict[str, Any]
 
@@ -95,6 +96,9 @@ def producer_config(settings: Settings, client_id: str) -> ClientConfig:
             # and lost.
             "max.in.flight.requests.per.connection": 1,
             "linger.ms": 2,
+            # A broker refuses for good a batch that is larger than its topic's records may be, and
+            # all that is in it; librdkafka would fill a megabyte where brokers are slow.
+            "batch.size": RECORD_MAX_BYTES,
             "delivery.timeout.ms": settings.delivery_timeout_ms,
             "message.max.bytes": 256 * 1024,
             "queue.buffering.max.kbytes": 16 * 1024,

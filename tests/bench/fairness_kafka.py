@@ -19,12 +19,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.codec import Codec
 from schemas.records import LatentsReady
 from streams.core.tiers import partition_of_job
 from streams.kafka.admin import apply_topics
+from streams.kafka.config import producer_config
 from streams.local.apache import ApacheKafka
 from streams.local.worker_process import python_environment
 from streams.settings import Settings, read_settings
@@ -89,10 +90,8 @@ class Run:
                 changes = {"window_per_tenant": window, "look_ahead": window, "tenant_jobs": 0}
                 settings = settings.model_copy(update=changes)
             apply_topics(settings)
-            producer = Producer(
-                # It outlives the broker, and would say so.
-                {"bootstrap.servers": broker.bootstrap, "linger.ms": 1, "log_level": 0}
-            )
+            # It outlives the broker, and would say so.
+            producer = Producer(producer_config(settings, "bench") | {"log_level": 0})
             with (
                 Tail(broker.bootstrap, [str(SAMPLER.writes)]) as tail,
                 self._workers(settings),
@@ -148,7 +147,9 @@ class Run:
             job_id=arrival.job_id, tier=tier, tenant_id=tenant_id, created_at=now,
             deadline=now + timedelta(hours=1),
         )  # fmt: skip
-        producer.produce(REQUESTS, Codec().encode(request), arrival.job_id, partition)
+        producer.produce(
+            REQUESTS, Codec().encode(request), arrival.job_id, partition, on_delivery=_delivered
+        )
 
     def _read(self, tail: Tail) -> None:
         for message in tail.read():
@@ -176,6 +177,11 @@ class Run:
 
     def _logs(self) -> str:
         return "\n".join(each.read_text()[-1000:] for each in self._folder.glob("worker-*.log"))
+
+
+def _delivered(error: KafkaError | None, _message: Message) -> None:
+    if error is not None:
+        raise KafkaException(error)
 
 
 def quiet() -> list[Arrival]:

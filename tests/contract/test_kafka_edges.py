@@ -40,7 +40,7 @@ from streams.kafka.consumer import KafkaSource
 from streams.kafka.controls import KafkaControls
 from streams.kafka.producer import KafkaSink
 from streams.settings import Settings
-from streams.topology import JOB_CONTROL, STAGE_CONTROL
+from streams.topology import JOB_CONTROL, RECORD_MAX_BYTES, STAGE_CONTROL, TOPIC_MAX_BYTES
 from tests.builders import CREATED_AT as NOW
 
 DEADLINE_S = 30.0
@@ -280,6 +280,22 @@ def test_a_record_that_no_broker_will_ever_take_is_refused_for_good(place: Place
     assert isinstance(answer, NotAcknowledged)
     assert answer.is_permanent
     sink.close()
+
+
+def test_a_burst_is_never_refused_for_its_size(place: Place) -> None:
+    """A broker refuses a batch larger than its topic's records may be, and all that is in it."""
+    topic = f"{place.topic}-small"
+    limit = {"max.message.bytes": str(TOPIC_MAX_BYTES)}
+    _create(place.admin, [NewTopic(topic, 1, 1, config=limit)])
+    sink = place.sink()
+    sizes = [400] * 3_000 + [RECORD_MAX_BYTES] * 5 + [400] * 100
+    for number, size in enumerate(sizes):
+        sink.produce(_ticket(number), (Output(topic, 0, b"k", b"v" * size, ()),))
+    answers: list[Event] = []
+    _until(lambda: len(answers) == len(sizes), lambda: sink.poll(answers.append))
+    assert {type(each) for each in answers} == {Acknowledged}
+    sink.close()
+    place.admin.delete_topics([topic])[topic].result(DEADLINE_S)
 
 
 def test_controls_are_read_from_the_start_and_again_when_they_come(place: Place) -> None:
