@@ -208,23 +208,20 @@ def test_a_partition_that_went_away_paused_is_read_when_it_comes_back(place: Pla
                 found -= set(event.partitions)
         return found
 
-    def others(event: Event) -> None:
-        pass
-
     _until(lambda: held() == all_three, _polling(source, place))
     source.pause(tuple(all_three))
     other = place.source()
-    _until(lambda: held() != all_three, lambda: _both(source, place, other, others))
+    _until(lambda: held() != all_three, lambda: _both(source, place, other, lambda _event: None))
     other.close()
     _until(lambda: held() == all_three, _polling(source, place))
     came_back = {each for each in all_three if _num_assigned(place, each) == 2}
     assert came_back
     place.produce(2)
 
-    def read() -> set[TopicPartition]:
-        return {each.partition for each in _deliveries(place)}
-
-    _until(lambda: came_back <= read(), _polling(source, place))
+    _until(
+        lambda: came_back <= {each.partition for each in _deliveries(place)},
+        _polling(source, place),
+    )
     source.close()
 
 
@@ -240,9 +237,7 @@ def test_who_is_given_partitions_while_it_leaves_does_not_ask_where_to_begin(
 
     _until(is_given, lambda: time.sleep(0.2))
     asked: list[object] = []
-    monkeypatch.setattr(
-        "streams.kafka.consumer.committed_offsets", lambda *args: asked.append(args)
-    )
+    monkeypatch.setattr("streams.kafka.consumer.committed_offsets", lambda *a: asked.append(a))
     source.close()
     assert asked == []
     assert not place.events
@@ -285,8 +280,8 @@ def test_a_record_that_no_broker_will_ever_take_is_refused_for_good(place: Place
 def test_a_burst_is_never_refused_for_its_size(place: Place) -> None:
     """A broker refuses a batch larger than its topic's records may be, and all that is in it."""
     topic = f"{place.topic}-small"
-    limit = {"max.message.bytes": str(TOPIC_MAX_BYTES)}
-    _create(place.admin, [NewTopic(topic, 1, 1, config=limit)])
+    config = {"max.message.bytes": str(TOPIC_MAX_BYTES)}
+    _create(place.admin, [NewTopic(topic, 1, 1, config=config)])
     sink = place.sink()
     sizes = [400] * 3_000 + [RECORD_MAX_BYTES] * 5 + [400] * 100
     for number, size in enumerate(sizes):
@@ -450,7 +445,4 @@ def _create(admin: AdminClient, topics: list[NewTopic]) -> None:
     for future in admin.create_topics(topics).values():
         future.result(DEADLINE_S)
     names = {topic.topic for topic in topics}
-    _until(
-        lambda: names <= set(admin.list_topics(timeout=DEADLINE_S).topics),
-        lambda: None,
-    )
+    _until(lambda: names <= set(admin.list_topics(timeout=DEADLINE_S).topics), lambda: None)
