@@ -285,10 +285,7 @@ def order_of(turn: Turn) -> tuple[float, float, float]:
 
 
 class _Tier:
-    """Accounts of a tier: `rank` in seconds served by weight; those of its tenants in seconds.
-
-    The tier of the least rank goes first.
-    """
+    """Accounts of a tier: `rank`, the least goes first, in seconds served by weight."""
 
     __slots__ = (
         "cost_s", "highest", "num", "num_placed", "rank", "ranking", "served", "sweep_at",
@@ -353,11 +350,7 @@ class _Turns:
 
 
 class _Tenant(_Turns):
-    """All that waits of a tenant. `rank`: seconds that it was served.
-
-    `place` is when it came, or was served last: so who goes first of equals is not told by which
-    keys were asked for when.
-    """
+    """All that waits of a tenant. `rank`: seconds served; `place`: when it came, or was served."""
 
     __slots__ = ("name", "place", "rank", "tier")
 
@@ -387,10 +380,9 @@ class _Line(_Turns):
 
 
 class _Key:
-    """All records of one key, at least one.
+    """All records of one key, at least one; in lines from when somebody asks for its turns.
 
-    Its lines are ranked when somebody asks for a turn of this key, and kept so for a while: where
-    turns are anybody's nobody asks.
+    Lines are kept for a while: where turns are anybody's nobody asks.
     """
 
     __slots__ = ("_rankings", "is_ranked", "lines", "name", "num", "num_ranked", "turns")
