@@ -229,7 +229,7 @@ class FairQueue(Generic[T]):
         """What waits for each tenant; O(n), for people to look at."""
         for name, tier in self._tiers.items():
             for tenant in tier.tenants.values():
-                turns = [each for each in tenant.turns if each[_TENANT]]
+                turns = [each for each in tenant.turns if each[_TENANT] is not None]
                 if turns:
                     yield Backlog(
                         name, tenant.name, len(turns), sum(each[_COST_S] for each in turns),

@@ -41,7 +41,7 @@ PARTITIONS, SAMPLERS, JOB_S = 12, 2, 0.1
 PAYER_OF_ALL = "free", "everybody"
 STREAM_S, SETTLE_S, START_S = 20.0, 8.0, 120.0
 LOADS = {"enterprise": 0.3, "pro": 0.1, "free": 0.1}  # of the capacity, in eight tenants each
-#: More than the workers can reach in that time and look past, so no end of it is ever seen.
+#: More than the samplers can reach in that time.
 NUM_FLOOD = 6_000
 CASES = (("nobody", True), ("free", True), ("free", False), ("enterprise", True),
          ("enterprise", False))  # fmt: skip

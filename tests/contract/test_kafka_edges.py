@@ -225,10 +225,8 @@ def test_a_partition_that_went_away_paused_is_read_when_it_comes_back(place: Pla
     source.close()
 
 
-def test_who_is_given_partitions_while_it_leaves_does_not_ask_where_to_begin(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody may answer any more, and the leaving would take as long as that is waited for."""
+def test_who_is_given_partitions_while_it_leaves_does_not_ask_where_to_begin(place: Place) -> None:
+    """Nobody answers any more: asking would take as long as that is waited for, and then raise."""
     source = place.source()  # its client joins by itself; what it is given waits for a poll
 
     def is_given() -> bool:
@@ -236,10 +234,7 @@ def test_who_is_given_partitions_while_it_leaves_does_not_ask_where_to_begin(
         return any(each.assignment.topic_partitions for each in group.result(DEADLINE_S).members)
 
     _until(is_given, lambda: time.sleep(0.2))
-    asked: list[object] = []
-    monkeypatch.setattr("streams.kafka.consumer.committed_offsets", lambda *a: asked.append(a))
     source.close()
-    assert asked == []
     assert not place.events
 
 
