@@ -8,6 +8,7 @@ the partition stands still, and says so, until `reel topics apply --from-start`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ from streams.core.events import (
     StartOffset,
     TopicPartition,
 )
+from streams.core.lanes import Lanes
 from streams.core.offset_map import OffsetMap, decode_offset_map
 from streams.engine import Task
 from streams.errors import FatalError, SickHost
@@ -42,7 +44,9 @@ from streams.runner import Dispatch
 log = logging.getLogger(__name__)
 
 _LOOKUP_S = 60.0
-_BURST = 256  # records taken in one turn before completions have their say
+_READ = 1024  # records read ahead in one turn; so long are they handed on,
+_BURST_S = 0.01  # before completions, without which nothing goes on, have their say
+_RECORD_BYTES = 100  # about what a record takes beside its value
 _FATAL_CODES = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -69,6 +73,10 @@ class KafkaSource:
         self._answered: list[Committed] = []
         self._dispatch: Dispatch = _not_polling
         self._is_leaving = False
+        # As much again as librdkafka may hold, which drops what it holds of what is paused.
+        self._ahead: Lanes[TopicPartition, Message] = Lanes(
+            1024 * config["queued.max.messages.kbytes"]
+        )
         self._consumer = Consumer(
             config | {"on_commit": self._on_commit, "error_cb": self._on_error}
         )
@@ -77,27 +85,41 @@ class KafkaSource:
         )
 
     def poll(self, timeout_s: float, dispatch: Dispatch) -> None:
-        """Wait for a record at most `timeout_s`, then take what else is there, up to a burst."""
+        """Wait for a record at most `timeout_s`, then hand on what is here, for a moment.
+
+        Partitions take turns, one record each: what one of them is flooded with is not before what
+        comes in another.
+        """
         self._dispatch = dispatch
-        for _ in range(_BURST):
-            message = self._consumer.poll(timeout_s)
-            timeout_s = 0
-            if message is None:
+        self._read(0.0 if self._ahead.is_ready else timeout_s)
+        until_s = time.monotonic() + _BURST_S
+        while (taken := self._ahead.take()) is not None:
+            key, message = taken
+            try:
+                event = self._intake(task_of(message))
+            except SickHost as error:  # the schema registry is away: it is the next one again
+                log.warning("record not decoded yet", extra={"error": str(error)})
+                self._ahead.put_back(key, message, _num_bytes(message))
                 break
-            if message.error() is None:
-                task = task_of(message)
-                try:
-                    event = self._intake(task)
-                except SickHost as error:  # the schema registry is away: read it again then
-                    log.warning("record not decoded yet", extra={"error": str(error)})
-                    self._consumer.seek(KafkaPartition(task.topic, task.partition, task.offset))
-                    break
-                dispatch(event)
-            else:
-                self._on_message_error(message)
+            dispatch(event)
+            if time.monotonic() >= until_s:
+                break
+        if drained := self._ahead.drained():
+            self._consumer.resume([KafkaPartition(*each) for each in drained])
         answered, self._answered = self._answered, []
         for committed in answered:
             dispatch(committed)
+
+    def _read(self, timeout_s: float) -> None:
+        for _ in range(_READ):
+            message = self._consumer.poll(timeout_s)
+            timeout_s = 0
+            if message is None:
+                return
+            if message.error() is not None:
+                self._on_message_error(message)
+            elif self._ahead.add(key := _key(message), message, _num_bytes(message)):
+                self._consumer.pause([KafkaPartition(*key)])
 
     def commit(self, points: Mapping[TopicPartition, CommitPoint], must_finish: bool) -> None:
         """Commit. A commit that fails costs work done twice, never a record: it is logged."""
@@ -116,12 +138,12 @@ class KafkaSource:
                 self._answered.append(Committed(is_ok=False))
 
     def pause(self, partitions: tuple[TopicPartition, ...]) -> None:
-        """Stop fetching; what was prefetched is fetched again later."""
-        self._consumer.pause([KafkaPartition(*each) for each in partitions])
+        """Hand on nothing more of these; what was read ahead of them stays here."""
+        self._ahead.hold(partitions)
 
     def resume(self, partitions: tuple[TopicPartition, ...]) -> None:
-        """Fetch again, from the record after the last delivered."""
-        self._consumer.resume([KafkaPartition(*each) for each in partitions])
+        """Hand on again, from the record after the last."""
+        self._ahead.release(partitions)
 
     def close(self) -> None:
         """Leave the group, so that others need not wait for a session timeout."""
@@ -166,6 +188,7 @@ class KafkaSource:
         self._unassign(consumer, partitions)
 
     def _unassign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._ahead.forget(_keys(partitions))
         # librdkafka remembers what was paused beyond the assignment: a partition that comes back
         # would never be read.
         consumer.resume(partitions)
@@ -223,11 +246,20 @@ def _keys(partitions: list[KafkaPartition]) -> tuple[TopicPartition, ...]:
     return tuple(TopicPartition(each.topic, each.partition) for each in partitions)
 
 
-def task_of(message: Message) -> Task:
-    """A message without an error as a task that is not decoded yet."""
-    topic, partition, offset = message.topic(), message.partition(), message.offset()
+def _key(message: Message) -> TopicPartition:
+    topic, partition = message.topic(), message.partition()
     assert topic is not None
     assert partition is not None
+    return TopicPartition(topic, partition)
+
+
+def _num_bytes(message: Message) -> int:
+    return _RECORD_BYTES + len(message)
+
+
+def task_of(message: Message) -> Task:
+    """A message without an error as a task that is not decoded yet."""
+    (topic, partition), offset = _key(message), message.offset()
     assert offset is not None
     key: Any = message.key()
     value: Any = message.value()
