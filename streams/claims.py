@@ -162,6 +162,28 @@ def request_sha256(request: GenerationRequest) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+class RequestIdentity:
+    """What copies of a request share: its content, and the run that it says.
+
+    Equal to that of a copy. Most requests come once, so the content is hashed when first compared.
+    """
+
+    __slots__ = ("_request", "_sha256")
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._request, self._sha256 = request, ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RequestIdentity) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, int]:
+        self._sha256 = self._sha256 or request_sha256(self._request)
+        return self._sha256, self._request.run
+
+
 def author_fields(author: Author) -> dict[str, str | None]:
     """An author as JSON has it."""
     at = author.at.isoformat()

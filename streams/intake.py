@@ -9,7 +9,7 @@ from typing import Any
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import GenerationRequest, Job
 from streams.blobs.base import OUR_FOLDERS
-from streams.claims import request_sha256
+from streams.claims import RequestIdentity
 from streams.core.events import Delivered, Fate, Fault, TopicPartition, Work
 from streams.core.fair_queue import NOBODY, Charge
 from streams.core.shares import Share
@@ -81,21 +81,15 @@ class Intake:
             origin.crashes,
             None if delay_s is None else raw.timestamp_ms / 1000 + delay_s,
             delay_s,
-            _identity(record) if isinstance(record, GenerationRequest) else None,
+            # Its run too, which nothing has proved yet: anybody may write a request of run 7. Until
+            # the claim of that run is seen, by the engine, it must not stand for run 1; the later
+            # topics are written by us alone.
+            RequestIdentity(record) if isinstance(record, GenerationRequest) else None,
             self._charge(task),
             None if verdict or self._share is None else self._share(task),
             num_diverted=origin.num_diverted,
         )
         return Delivered(partition, raw.offset, work, verdict)
-
-
-def _identity(request: GenerationRequest) -> tuple[str, int]:
-    """What copies of a request share; its run too, which nothing has proved yet.
-
-    Anybody may write a request of run 7. Until the claim of that run is seen, by the engine, it
-    must not stand for run 1; the later topics are written by us alone.
-    """
-    return request_sha256(request), request.run
 
 
 def _identity_fault(job: GenerationRequest | Job) -> Fault | None:

@@ -204,6 +204,8 @@ class Admission(Generic[T]):
 
     def _least(self, share: Share) -> Rung:
         """What is made soonest; of equals the lesser loss."""
+        if not share.rungs:  # mostly, and then nothing need be priced
+            return Rung((), share.bulk)
         return min(_rungs(share), key=lambda rung: self.ledger.costs.estimate_s(*rung.bulk))
 
     def _is_in_time(self, payer: Payer, bulk: Bulk, deadline_s: float, now_s: float) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 DEFAULT_TIERS = ("enterprise", "pro", "free")
 #: Shares of a worker while all tiers wait: 67, 25 and 8 %. The free tier is slow then, never dead:
@@ -60,11 +61,16 @@ def tenant_partitions(
     if tier not in tiers:
         raise ValueError(f"unknown tier {tier!r}: one of {', '.join(tiers)}")
     width, position = num_partitions // len(tiers), tiers.index(tier)
-    first = stable_hash(f"shard-0:{tenant_id}") % width
-    second = first
-    if width > 1:
-        second = (first + 1 + stable_hash(f"shard-1:{tenant_id}") % (width - 1)) % width
+    first, second = _shards(tenant_id, width)
     return first * len(tiers) + position, second * len(tiers) + position
+
+
+@lru_cache(maxsize=4096)
+def _shards(tenant_id: str, width: int) -> tuple[int, int]:
+    first = stable_hash(f"shard-0:{tenant_id}") % width
+    if width == 1:
+        return first, first
+    return first, (first + 1 + stable_hash(f"shard-1:{tenant_id}") % (width - 1)) % width
 
 
 def partition_of_job(

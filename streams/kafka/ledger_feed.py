@@ -8,6 +8,7 @@ brokers are away a partition is simply not read yet, and its requests wait.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _ANSWER_S = 1.0
 _PAUSE_S = 1.0
-_BURST = 500
+_BURST_S = 0.01  # of one turn: what else the loop serves has its own
 _ADVICE = "run `reel topics apply`"
 _FATAL_CODES = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -72,7 +73,8 @@ class KafkaLedgerFeed:
         """
         if self._wanted and self._now_s() >= self._again_s:
             self._begin()
-        for _ in range(_BURST):
+        until_s = time.monotonic() + _BURST_S
+        while time.monotonic() < until_s:
             message = self._consumer.poll(0)
             if message is None:
                 return

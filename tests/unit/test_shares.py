@@ -126,6 +126,21 @@ def test_quotas_come_from_the_settings() -> None:
     assert quotas_of(Settings(partitions=3)).num_parts == 1, "its only partition has all of it"
 
 
+def test_the_parked_copy_of_what_asked_here_says_the_same_without_being_read() -> None:
+    value = CODEC.encode(a_request(guidance_scale=5.0))
+    read = RequestShares(Settings(), CODEC, as_job).seen(Task(None, HOME, value, REQUESTS_DEFERRED))
+
+    class Unread(Codec):
+        def decode(self, data: bytes, record_type: type[Any]) -> Any:
+            raise AssertionError("it was read once already")
+
+    asked = RequestShares(Settings(), Unread(), as_job)
+    assert asked(Task(a_request(guidance_scale=5.0), HOME, value, REQUESTS)) is not None
+    assert asked.seen(Task(None, HOME, value, REQUESTS_DEFERRED)) == read is not None
+    with pytest.raises(AssertionError, match="already"):
+        asked.seen(Task(None, HOME, value, REQUESTS_DEFERRED))
+
+
 @pytest.mark.parametrize("name", ["tier_rates", "tier_jobs", "tier_gpu_seconds", "tier_parked"])
 @pytest.mark.parametrize("text", ["gold=1", "free=0", "free=-1", "free=nan"])
 def test_a_quota_that_is_none_is_refused_at_start(name: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -36,6 +37,9 @@ LADDER = (
     ("distilled_model", "smaller"),
 )
 
+#: Requests whose parked copies are soon read back from the log: more than are under way at a time.
+_MAX_ASKED = 4096
+
 _SOURCES = {REQUESTS: Source.NEW, REQUESTS_DEFERRED: Source.PARKED}
 
 
@@ -45,6 +49,7 @@ class RequestShares:
     def __init__(self, settings: Settings, codec: Codec, job_of: Callable[[Task], Job]) -> None:
         """`job_of` tells the job that a request would be (Rejected: none)."""
         self._settings, self._codec, self._job_of = settings, codec, job_of
+        self._asked: OrderedDict[tuple[int, bytes], JobSeen] = OrderedDict()
 
     def __call__(self, task: Task) -> Share | None:
         """What a request asks for; None where it has no share to ask for here.
@@ -61,6 +66,7 @@ class RequestShares:
             return None
         source = _SOURCES.get(task.topic, Source.TRIED)
         share = _share(job, task.partition, source, is_charged=request.run == 1)
+        self._remember(task, _parked(job, share))
         if self._settings.deadline_margin is None or not request.allowed_degradations:
             return share
         return replace(share, rungs=tuple(self._rungs(task)))
@@ -95,12 +101,17 @@ class RequestShares:
             log.debug("not for the ledger", extra={"topic": task.topic, "error": str(error)})
             return None
 
+    def _remember(self, task: Task, seen: JobSeen) -> None:
+        """Its parked copy has the same value, and need not be decoded and priced to be known."""
+        self._asked[task.partition, task.value or b""] = seen
+        if len(self._asked) > _MAX_ASKED:
+            self._asked.popitem(last=False)
+
     def _parked(self, task: Task) -> JobSeen:
+        if seen := self._asked.pop((task.partition, task.value or b""), None):
+            return seen
         job = self._job_of(replace(task, record=self._decoded(task, GenerationRequest)))
-        share = _share(job, task.partition, Source.PARKED, is_charged=False)
-        return JobSeen(
-            task.partition, (job.job_id, job.run), Level.PARKED, share, job.deadline.timestamp()
-        )
+        return _parked(job, _share(job, task.partition, Source.PARKED, is_charged=False))
 
     def _ended(self, done: VideoDone, partition: int) -> JobSeen:
         # What was not finished tells nothing about what such a job costs.
@@ -123,6 +134,16 @@ def quotas_of(settings: Settings) -> Quotas:
         deadline_margin=settings.deadline_margin,
         num_parts=min(2, settings.partitions // len(settings.tiers)),
         prior=PRIORS["sampler"],
+    )
+
+
+def _parked(job: Job, share: Share) -> JobSeen:
+    return JobSeen(
+        share.payer.partition,
+        (job.job_id, job.run),
+        Level.PARKED,
+        Share(share.payer, share.bulk, Source.PARKED, is_charged=False),
+        job.deadline.timestamp(),
     )
 
 
