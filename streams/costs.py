@@ -13,6 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,19 @@ class CostBook:
         self._model = self._restored()
 
     def charge(self, task: Task) -> Charge:
-        """Who pays for a decoded record, and how much."""
+        """Who pays for a decoded record, and how much, as far as is known now and later."""
         record = task.record
-        bulk = _work_of(self._stage, record)
-        with self._lock:
-            cost_s = self._model.estimate_s(*bulk)
+        price = partial(self._estimate_s, _work_of(self._stage, record))
+        cost_s = price()
         wish = record if isinstance(record, GenerationRequest) else record.job
         if wish.is_deferrable:
-            return Charge(OFF_PEAK, wish.tenant_id, cost_s)
+            return Charge(OFF_PEAK, wish.tenant_id, cost_s, price)
         tier = self._tier_of(record) if isinstance(record, GenerationRequest) else record.job.tier
-        return Charge(tier, wish.tenant_id, cost_s)
+        return Charge(tier, wish.tenant_id, cost_s, price)
+
+    def _estimate_s(self, work: Bulk) -> float:
+        with self._lock:
+            return self._model.estimate_s(*work)
 
     def measured(self, task: Task, compute_s: float) -> float:
         """A record was worked in so long, its share of the batch; by what factor that was off."""

@@ -166,13 +166,15 @@ class StepEngine(RowEngine):
                 self._answer(Failed(ticket, fault_of(error)))
                 continue
             num_done, num_steps = self._work.steps(state)
+            job = prepared.task.record.job
             self._jobs[ticket] = _Job(prepared, state, has_checkpoint=num_done > 0)
             self._batcher.join(
                 ticket,
                 self._batch_key(ticket, state),
                 self._work.width(state),
                 num_steps - num_done,
-                self._weight(prepared.task.record.job),
+                self._weight(job),
+                job.tenant_id,
             )
         if not self._jobs:
             self._end_hold()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
-from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Turn, weight_of
+from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Turn, payer_of
 from streams.core.micro_batch import MicroBatcher
+from streams.core.tiers import OFF_PEAK_WEIGHT
 
 T = TypeVar("T", bound=Hashable)
 
@@ -24,7 +25,9 @@ class Batches(Generic[T]):
     """Micro-batches, at most `max_batches` in the engine; a suspect enters an empty engine, alone.
 
     Suspects and batches take turns, so neither waits for ever. Where the engine can hold more than
-    it works at a time, a tier need not wait for places that lighter ones have taken.
+    it works at a time, a tier need not wait for places that lighter ones have taken, nor a tenant
+    that has less than its share of them for those of others; of its own weight and more there are
+    never more than twice `max_batches`.
 
     >>> batches = Batches(max_size=2, max_age_s=1.0, max_batches=2)
     >>> batches.add("64x64", "a", Charge(), None, now_s=0.0); batches.add_suspect("s")
@@ -49,7 +52,8 @@ class Batches(Generic[T]):
         self._suspects: deque[T] = deque()
         self._max_batches = max_batches
         self._sizes: dict[int, int] = {}  # items still in the engine, by batch
-        self._weights: dict[int, float] = {}  # of who leads it, likewise
+        self._payers: dict[int, tuple[float, Hashable]] = {}  # of who leads it, likewise
+        self._num_places: Counter[Hashable] = Counter()  # batches, by payer
         self._last_number = 0
         self._is_alone = False
         self._is_suspects_turn = True
@@ -87,24 +91,42 @@ class Batches(Generic[T]):
             if self._sizes:
                 return None  # let the engine run empty
             self._is_suspects_turn, self._is_alone = False, True
-            return self._enter((self._suspects.popleft(),), 0.0, is_alone=True)
-        turn = self._heavier() if is_full else self._waiting.choose(now_s, not self._sizes)
+            return self._enter((self._suspects.popleft(),), (0.0, None), is_alone=True)
+        turn = self._beyond() if is_full else self._waiting.choose(now_s, not self._sizes)
         if turn is None:
             return None
         self._is_suspects_turn = True
-        weight = weight_of(turn)
-        return self._enter(self._waiting.pop(turn), weight, is_alone=False)
+        payer = payer_of(turn)
+        return self._enter(self._waiting.pop(turn), payer, is_alone=False)
 
-    def _heavier(self) -> Turn | None:
-        """Whose turn it is of tiers that have places left, not counting those of lighter ones."""
-        heaviest = sorted(self._weights.values(), reverse=True)
-        return self._waiting.queue.lead_above(heaviest[self._max_batches - 1])
+    def _beyond(self) -> Turn | None:
+        """Whose turn it is of those who need not wait, though there is no place left.
+
+        Of tiers that have places, not counting those of lighter ones; else of tenants that have
+        less than their share.
+        """
+        queue = self._waiting.queue
+        heaviest = sorted((weight for weight, _ in self._payers.values()), reverse=True)
+        turn = queue.lead_above(heaviest[self._max_batches - 1])
+        if turn is not None or not len(queue):
+            return turn
+        weight, payer = payer_of(turn := queue.lead())
+        num_of = self._num_places
+        num_payers = len(num_of) + (payer not in num_of)
+        has_share = num_of[payer] * num_payers >= self._max_batches
+        num_heavier = sum(each >= weight for each in heaviest)
+        if has_share or num_heavier >= 2 * self._max_batches or weight <= OFF_PEAK_WEIGHT:
+            return None
+        return turn
 
     def leave(self, number: int) -> None:
         """One item of a batch has left the engine."""
         self._sizes[number] -= 1
         if not self._sizes[number]:
-            del self._sizes[number], self._weights[number]
+            del self._sizes[number]
+            self._num_places[payer := self._payers.pop(number)[1]] -= 1
+            if not self._num_places[payer]:
+                del self._num_places[payer]
             self._is_alone = False
 
     def remove(self, items: Collection[T]) -> tuple[T, ...]:
@@ -113,7 +135,10 @@ class Batches(Generic[T]):
         self._suspects = deque(item for item in self._suspects if item not in items)
         return self._waiting.remove(items) + suspects
 
-    def _enter(self, items: tuple[T, ...], weight: float, is_alone: bool) -> Batch[T]:
+    def _enter(
+        self, items: tuple[T, ...], payer: tuple[float, Hashable], is_alone: bool
+    ) -> Batch[T]:
         self._last_number += 1
-        self._sizes[self._last_number], self._weights[self._last_number] = len(items), weight
+        self._sizes[self._last_number], self._payers[self._last_number] = len(items), payer
+        self._num_places[payer[1]] += 1
         return Batch(self._last_number, items, is_alone)

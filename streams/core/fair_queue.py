@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -27,18 +27,23 @@ MAX_IDLE = 10_000
 LEAST_COST_S = 1e-3
 
 #: A record that waits, and whose turn it may be: [due_s, order, item, tenant, key, came_s, cost_s,
-#: line]; sorts by due_s, then as they came. A list, and no class, because heaps compare many. What
+#: line, price]; sorts by due_s, then as they came. A list, not a class: heaps compare many. What
 #: waits no longer (`tenant` is None) stays in heaps and queues until it comes to their front.
 Turn = list[Any]
-_ORDER, _ITEM, _TENANT, _KEY, _CAME_S, _COST_S, _LINE = 1, 2, 3, 4, 5, 6, 7
+_ORDER, _ITEM, _TENANT, _KEY, _CAME_S, _COST_S, _LINE, _PRICE = 1, 2, 3, 4, 5, 6, 7, 8
 
 
 class Charge(NamedTuple):
-    """Who pays for a record, and how much: seconds of the stage's device, estimated."""
+    """Who pays for a record, and how much: seconds of the stage's device, estimated.
+
+    `price` tells it anew in its turn: what came before anything was measured, a backlog of hundreds
+    perhaps, must not go at another price than what comes after.
+    """
 
     tier: str = ""
     tenant_id: str = ""
     cost_s: float = 0.0
+    price: Callable[[], float] | None = None
 
 
 NOBODY = Charge()
@@ -60,10 +65,7 @@ ALIKE = Fairness()
 
 
 class Backlog(NamedTuple):
-    """What waits for one payer. `ahead_s`: by how much it was served more than its tier's others.
-
-    `oldest_s` is when the record that waits longest came.
-    """
+    """What waits for one payer, since `oldest_s`; `ahead_s`: served more than its tier's others."""
 
     tier: str
     tenant_id: str
@@ -130,7 +132,7 @@ class FairQueue(Generic[T]):
     ) -> None:
         """A record waits from now on."""
         assert item not in self._turns, f"{item!r} waits already"
-        tier_name, tenant_id, cost_s = charge
+        tier_name, tenant_id, cost_s, price = charge
         tier = self._tiers.get(tier_name) or self._tier(tier_name)
         if not tier.num and tier.rank < self._served:
             tier.rank = self._served
@@ -150,7 +152,7 @@ class FairQueue(Generic[T]):
         if deadline_s is not None and deadline_s < due_s:
             due_s = deadline_s
         self._num_added += 1
-        turn: Turn = [due_s, self._num_added, item, tenant, own_key, now_s, cost_s, None]
+        turn: Turn = [due_s, self._num_added, item, tenant, own_key, now_s, cost_s, None, price]
         heapq.heappush(tenant.turns, turn)
         own_key.turns.append(turn)
         own_key.num += 1
@@ -197,8 +199,8 @@ class FairQueue(Generic[T]):
 
     def pop(self, turn: Turn) -> T:
         """Take the record whose turn it is. Its payer is charged."""
-        tenant, cost_s = turn[_TENANT], turn[_COST_S]
-        tier = tenant.tier
+        tenant, price = turn[_TENANT], turn[_PRICE]
+        tier, cost_s = tenant.tier, turn[_COST_S] if price is None else price()
         charged_s = cost_s if cost_s > LEAST_COST_S else LEAST_COST_S
         if tenant.rank > tier.served:
             tier.served = tenant.rank
@@ -251,7 +253,7 @@ class FairQueue(Generic[T]):
         return tier
 
     def _leave(self, turn: Turn) -> None:
-        _, _, item, tenant, key, _, cost_s, line = turn
+        _, _, item, tenant, key, _, cost_s, line, _ = turn
         del self._turns[item]
         turn[_TENANT] = None
         tenant.leave(turn)
@@ -273,9 +275,10 @@ def key_of(turn: Turn) -> Hashable:
     return turn[_KEY].name  # type: ignore[no-any-return]
 
 
-def weight_of(turn: Turn) -> float:
-    """What its payer's tier weighs."""
-    return turn[_TENANT].tier.weight  # type: ignore[no-any-return]
+def payer_of(turn: Turn) -> tuple[float, Hashable]:
+    """What its payer's tier weighs, and who it is."""
+    tenant = turn[_TENANT]
+    return tenant.tier.weight, (tenant.tier, tenant.name)
 
 
 def order_of(turn: Turn) -> tuple[float, float, float]:
@@ -424,7 +427,7 @@ class _Key:
         return self._rankings
 
     def rank_record(self, turn: Turn) -> None:
-        """A record waits, and somebody may ask for this key's turns."""
+        """It waits, and somebody may ask for this key's turns."""
         if self.num_ranked > 2 * self.num + 64:
             self.lines = None  # most are of tenants that wait for nothing; made anew if asked for
         else:

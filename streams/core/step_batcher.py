@@ -8,6 +8,7 @@ kind waits behind another, and a newcomer starts at the next boundary.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -24,6 +25,7 @@ class _Resident(Generic[Key]):
     width: int
     num_steps: int  # that it needs, from when it came
     weight: float
+    payer: Hashable
     order: int
     came_s: float  # on the device's clock, which runs while it computes
     has_begun: bool = False
@@ -38,6 +40,9 @@ class StepBatcher(Generic[T, Key]):
     jobs half done. Who has taken no step yet goes before all, once: somebody looks at nothing yet.
     Where that passes others they lead the step after, however many come.
 
+    The weight is a tier's, shared evenly by its tenants that are here, and a tenant's by its jobs:
+    so nobody waits behind all of a flood that was here before, of whatever tier.
+
     >>> batcher = StepBatcher()
     >>> for name, steps in (("a", 50), ("b", 4)): batcher.join(name, "64x64", 2, steps)
     >>> batcher.pick(lambda key: 2)
@@ -51,6 +56,7 @@ class StepBatcher(Generic[T, Key]):
     def __init__(self) -> None:
         self._residents: dict[T, _Resident[Key]] = {}
         self._num_joined = 0
+        self._num_of: dict[float, Counter[Hashable]] = {}  # residents, by weight and payer
         self._device_s = 0.0  # of all steps so far
         self._row_s: dict[Key, float] = {}  # a row of a step, of late
         self._were_passed = False  # jobs that have begun, by a newcomer that led the last step
@@ -61,21 +67,36 @@ class StepBatcher(Generic[T, Key]):
     def __contains__(self, item: T) -> bool:
         return item in self._residents
 
-    def join(self, item: T, key: Key, width: int, num_steps: int, weight: float = 1.0) -> None:
+    def join(
+        self,
+        item: T,
+        key: Key,
+        width: int,
+        num_steps: int,
+        weight: float = 1.0,
+        payer: Hashable = None,
+    ) -> None:
         """A job comes that needs so many steps.
 
-        `width`: rows of a forward that it takes (two with guidance). `weight`: how much faster than
-        a job of weight 1 it comes up in line.
+        `width`: rows of a forward that it takes (two with guidance). `weight`: its tier's, how much
+        faster than those of weight 1 they come up in line. `payer`: its tenant.
         """
         assert item not in self._residents, f"{item!r} is here already"
         self._num_joined += 1
         self._residents[item] = _Resident(
-            key, width, num_steps, weight, self._num_joined, self._device_s
+            key, width, num_steps, weight, payer, self._num_joined, self._device_s
         )
+        self._num_of.setdefault(weight, Counter())[payer] += 1
 
     def leave(self, item: T) -> None:
         """A job goes: finished, failed, or nobody waits for it."""
-        key = self._residents.pop(item).key
+        gone = self._residents.pop(item)
+        key, num_of = gone.key, self._num_of[gone.weight]
+        num_of[gone.payer] -= 1
+        if not num_of[gone.payer]:
+            del num_of[gone.payer]
+        if not num_of:
+            del self._num_of[gone.weight]
         if all(each.key != key for each in self._residents.values()):
             self._row_s.pop(key, None)  # shapes are many: only what is here is remembered
 
@@ -122,4 +143,9 @@ class StepBatcher(Generic[T, Key]):
         if not each.has_begun:
             return True, each.weight, -each.order
         work_s = max(each.num_steps * each.width * self._row_s[each.key], 1e-9)
-        return False, each.weight * (self._device_s - each.came_s) / work_s, -each.order
+        return False, self._weight(each) * (self._device_s - each.came_s) / work_s, -each.order
+
+    def _weight(self, each: _Resident[Key]) -> float:
+        """Its part of its tier's weight."""
+        num_of = self._num_of[each.weight]
+        return each.weight / len(num_of) / num_of[each.payer]

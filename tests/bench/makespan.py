@@ -174,7 +174,9 @@ class _Worker:
                         assert isinstance(clip, Clip)
                         self._here[ticket] = _Denoised(clip)
                         weight = DEFAULT_WEIGHTS[clip.tier]
-                        self._batcher.join(ticket, clip.num_frames, clip.num_rows, STEPS, weight)
+                        self._batcher.join(
+                            ticket, clip.num_frames, clip.num_rows, STEPS, weight, clip.tenant_id
+                        )
                 case Produce(ticket):
                     self._handle(Acknowledged(ticket))
                 case Commit():

@@ -1,4 +1,4 @@
-"""Bugs in how the fair queue keeps what it need not."""
+"""Bugs in who goes next: what the fair queue keeps, lanes, places and residents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.mutants.planted import Mutant
 _QUEUE = "streams/core/fair_queue.py"
 _TESTS = ("tests/properties/test_fair_queue.py", "tests/properties/test_ranking.py")
 
-_RANKING = "streams/core/ranking.py"
+_RANKING, _LANES = "streams/core/ranking.py", "streams/core/lanes.py"
 
 MUTANTS = (
     Mutant(
@@ -53,5 +53,47 @@ MUTANTS = (
         "        if self.num_ranked > 2 * self.num + 64:\n",
         "        if False:\n",
         _TESTS,
+    ),
+    Mutant(
+        "what came before anything was measured keeps its old price",
+        _QUEUE,
+        "turn[_COST_S] if price is None else price()",
+        "turn[_COST_S]",
+        _TESTS,
+    ),
+    Mutant(
+        "hands on all that was read ahead of one partition before the next",
+        _LANES,
+        "self._turns.append(key)",
+        "self._turns.appendleft(key)",
+        ("tests/properties/test_lanes.py",),
+    ),
+    Mutant(
+        "hands on records of a partition that is held",
+        _LANES,
+        "return bool(lane.items) and not lane.is_held",
+        "return bool(lane.items)",
+        ("tests/properties/test_lanes.py",),
+    ),
+    Mutant(
+        "a full lane is never read for again",
+        _LANES,
+        "            self._lanes[key].is_full = False\n",
+        "",
+        ("tests/properties/test_lanes.py",),
+    ),
+    Mutant(
+        "lets a tenant into the engine beyond its share of the places",
+        "streams/core/batches.py",
+        "if has_share or num_heavier",
+        "if num_heavier",
+        ("tests/unit/test_batches.py",),
+    ),
+    Mutant(
+        "a job waits behind all that another tenant has in the engine",
+        "streams/core/step_batcher.py",
+        "each.weight / len(num_of) / num_of[each.payer]",
+        "each.weight",
+        ("tests/properties/test_step_batcher.py",),
     ),
 )

@@ -201,6 +201,22 @@ def test_a_newcomer_waits_for_one_record_of_each_tenant_of_its_tier_at_most(
     assert order.index((-1, 0)) <= num_tenants
 
 
+@given(st.floats(0.01, 100.0), st.integers(20, 60))
+@settings(max_examples=40, deadline=None)
+def test_a_backlog_goes_at_the_price_of_what_comes_later(factor: float, num_before: int) -> None:
+    """It came when nothing was measured yet: by its old price it would pass others, or wait."""
+    queue: FairQueue[tuple[str, int]] = FairQueue(Fairness(WEIGHTS, AGEING_S))
+    known_s = [factor]
+    for number in range(num_before):
+        charge = Charge("pro", "flood", factor, lambda: known_s[0])
+        queue.add("k", ("flood", number), charge, None, 0.0)
+    known_s[0] = 1.0  # measured
+    for number in range(num_before):
+        queue.add("k", ("quiet", number), Charge("pro", "quiet", 1.0), None, 0.0)
+    order = [queue.pop(queue.lead())[0] for _ in range(len(queue))]
+    assert abs(order[:20].count("flood") - 10) <= 1
+
+
 @given(st.integers(1, 12), st.integers(1, 60))
 @settings(max_examples=40, deadline=None)
 def test_a_job_that_has_aged_is_passed_by_none_of_its_tenants_however_urgent(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,9 +25,11 @@ class World:
     num_joined: int = 0
     now_s: float = 0.0
 
-    def join(self, key: str, width: int, num_steps: int = 1000, weight: float = 1.0) -> int:
+    def join(
+        self, key: str, width: int, num_steps: int = 1000, weight: float = 1.0, payer: str = ""
+    ) -> int:
         self.num_joined += 1
-        self.batcher.join(self.num_joined, key, width, num_steps, weight)
+        self.batcher.join(self.num_joined, key, width, num_steps, weight, payer)
         self.here[self.num_joined] = key, width
         self.left[self.num_joined] = num_steps
         return self.num_joined
@@ -186,6 +189,40 @@ def test_a_heavier_tier_passes_lighter_ones_at_the_next_boundary() -> None:
         world.work()
         num_steps += 1
     assert num_steps <= 22
+
+
+def a_flooded_world(num_resident: int) -> World:
+    """A row at a time, and one tenant has so many jobs half done, or not begun."""
+    world = World({"small": 1}, {"small": 1.0})
+    for _ in range(num_resident):
+        world.join("small", 1, num_steps=10, payer="flood")
+        world.work()
+    return world
+
+
+@pytest.mark.parametrize("num_resident", [2, 8, 16])
+def test_one_job_of_a_tenant_does_not_wait_behind_all_of_anothers(num_resident: int) -> None:
+    world = a_flooded_world(num_resident)
+    for _ in range(40):  # the flood goes on
+        if world.work():
+            world.join("small", 1, num_steps=10, payer="flood")
+    quiet = world.join("small", 1, num_steps=10, payer="quiet")
+    num_steps = 0
+    while quiet in world.here:
+        num_steps += 1
+        if quiet not in world.work() and len(world.here) <= num_resident:
+            world.join("small", 1, num_steps=10, payer="flood")
+    assert num_steps <= 30, "half of the device is its share, and a job of the flood was under way"
+
+
+def test_a_tiers_tenants_share_among_themselves_only_what_the_tier_has() -> None:
+    """Many tenants of a light tier with a job each do not outweigh a heavy one's with many."""
+    world = World({"small": 1}, {"small": 1.0})
+    light = [world.join("small", 1, 10, payer=f"light-{number}") for number in range(8)]
+    heavy = [world.join("small", 1, 10, weight=8.0, payer="heavy") for _ in range(4)]
+    ended = [job for _ in range(120) for job in world.work()]
+    assert set(ended[:4]) == set(heavy)
+    assert set(ended[4:]) == set(light)
 
 
 def test_one_of_another_key_does_not_block_those_behind_it() -> None:

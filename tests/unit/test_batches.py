@@ -108,6 +108,32 @@ def test_a_suspect_is_not_kept_waiting_by_heavier_tiers() -> None:
     assert batches.take(0.0) is None, "the engine runs empty for it"
 
 
+def test_a_tenant_does_not_wait_for_places_that_one_of_its_tier_has_taken_from_its_share() -> None:
+    """Resident sets: they may be many more than work at a time, and the queue cannot pass them."""
+    batches: Batches[str] = Batches(1, 0.0, 4, Fairness({"pro": 1.0}), has_room_for_heavier=True)
+
+    def add(tenant: str, num: int) -> None:
+        for number in range(num):
+            batches.add("k", f"{tenant}-{number}", Charge("pro", tenant, 1.0), None, 0.0)
+
+    def taken() -> list[str]:
+        found: list[str] = []
+        while (batch := batches.take(0.0)) is not None:
+            found.extend(batch.items)
+        return found
+
+    add("flood", 9)
+    assert taken() == [f"flood-{number}" for number in range(4)], "the places that there are"
+    add("a", 3)
+    assert taken() == ["a-0"], "then it is the flood's turn, which has more than its share"
+    batches.leave(1)
+    batches.leave(2)
+    assert taken() == ["flood-4", "a-1"]
+    for name in "bcdef":
+        add(name, 1)
+    assert taken() == ["b-0", "c-0", "d-0"], "twice the places are all there are"
+
+
 def test_off_peak_work_has_places_only_where_nothing_heavier_wants_them() -> None:
     """Resident sets: a job of any tier enters beside as many deferrable ones as there are."""
     batches: Batches[str] = Batches(1, 0.0, 2, Fairness({"free": 1.0}), has_room_for_heavier=True)
@@ -115,5 +141,7 @@ def test_off_peak_work_has_places_only_where_nothing_heavier_wants_them() -> Non
         batches.add("k", item, Charge(OFF_PEAK, "acme", 1.0), None, 0.0)
     taken = [batches.take(0.0) for _ in range(3)]
     assert [each.items for each in taken if each] == [("late-1",), ("late-2",)]
+    batches.add("k", "others-late", Charge(OFF_PEAK, "other", 1.0), None, 0.0)
+    assert batches.take(0.0) is None
     batches.add("k", "free", Charge("free", "acme", 1.0), None, 0.0)
     assert batches.take(0.0) == Batch(3, ("free",), is_alone=False)

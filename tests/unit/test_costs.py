@@ -40,7 +40,7 @@ def a_sampling(**changes: object) -> Task:
 
 def test_a_job_pays_by_steps_rows_and_shape(tmp_path: Path, clock: HandClock) -> None:
     book = a_book(tmp_path / "costs.json", clock)
-    tier, tenant_id, cost_s = book.charge(a_sampling())
+    tier, tenant_id, cost_s, _ = book.charge(a_sampling())
     assert (tier, tenant_id) == ("pro", "acme")
     assert book.charge(a_sampling(num_inference_steps=4)).cost_s == pytest.approx(2 * cost_s)
     assert book.charge(a_sampling(guidance_scale=5.0)).cost_s == pytest.approx(2 * cost_s)
@@ -50,7 +50,17 @@ def test_a_job_pays_by_steps_rows_and_shape(tmp_path: Path, clock: HandClock) ->
 def test_steps_are_no_matter_to_the_decoder(tmp_path: Path, clock: HandClock) -> None:
     book = a_book(tmp_path / "costs.json", clock, "decoder")
     long = a_latents_ready(job=a_job(num_inference_steps=50))
-    assert book.charge(a_task(long)) == book.charge(a_task(a_latents_ready()))
+    assert book.charge(a_task(long)).cost_s == book.charge(a_task(a_latents_ready())).cost_s
+
+
+def test_what_waits_is_priced_by_what_is_known_in_its_turn(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    book = a_book(tmp_path / "costs.json", clock)
+    waits = book.charge(a_sampling())
+    book.measured(a_sampling(), 50 * waits.cost_s)
+    assert waits.price is not None
+    assert waits.price() == book.charge(a_sampling()).cost_s == pytest.approx(50 * waits.cost_s)
 
 
 def test_a_request_is_counted_among_the_tier_of_the_table(tmp_path: Path, clock: HandClock) -> None:
@@ -103,7 +113,8 @@ def test_a_file_that_cannot_be_read_is_told_and_the_prior_holds(
     with caplog.at_level(logging.WARNING):
         book = a_book(path, clock)
     assert "beginning with the prior" in caplog.text
-    assert book.charge(a_sampling()) == a_book(tmp_path / "none", clock).charge(a_sampling())
+    unread = a_book(tmp_path / "none", clock)
+    assert book.charge(a_sampling()).cost_s == unread.charge(a_sampling()).cost_s
     book.save()
     assert json.loads(path.read_text()) == {"format": 1, "learned": []}
 
