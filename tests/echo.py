@@ -1,7 +1,8 @@
 """A worker without torch: the real loop, engine, fences and clients around work of a line or two.
 
-`python -m tests.echo STAGE [SECONDS]` runs one, configured like any worker; each batch takes that
-long. What becomes of a job is told by its id (tests/acts.py).
+`python -m tests.echo STAGE [SECONDS [STEPS]]` runs one, configured like any worker; each batch
+takes that long, or each row of so many steps. What becomes of a job is told by its id
+(tests/acts.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from schemas.records import (
@@ -88,6 +89,60 @@ class EchoWork:
         return next_record(self.stage, record, job, blob, timings)
 
 
+class EchoSteps(EchoWork):
+    """The same in steps, whose time grows with their rows; a job's state is how many it has had."""
+
+    def __init__(self, stage: Stage, store: BlobStore, row_s: float, num_steps: int) -> None:
+        super().__init__(stage, store, 0.0)
+        self._step_s, self._num_steps = row_s / num_steps, num_steps
+
+    def identity(self) -> str:
+        return "echo"
+
+    def open(self, inputs: Any) -> Any:
+        return inputs, 0
+
+    def width(self, state: Any) -> int:
+        return 1
+
+    def step_key(self, state: Any) -> Hashable:
+        return None
+
+    def is_alone(self, state: Any) -> bool:
+        return False
+
+    def steps(self, state: Any) -> tuple[int, int]:
+        return state[1], self._num_steps
+
+    def step(self, states: Sequence[Any], is_split: bool) -> Sequence[Any]:
+        time.sleep(self._step_s * len(states))
+        return [(record, num_done + 1) for record, num_done in states]
+
+    def snapshot(self, state: Any) -> Callable[[], None]:
+        return lambda: None
+
+    def preview(self, state: Any) -> None:
+        return None
+
+    def forget(self, inputs: Any) -> None:
+        """There are no checkpoints."""
+
+    def result(self, state: Any) -> Any:
+        return state[0]
+
+    def free_memory(self) -> None:
+        """There is none."""
+
+    def memory_bytes(self) -> None:
+        return None
+
+    def peak_bytes(self) -> None:
+        return None
+
+    def num_compiled_graphs(self) -> int:
+        return 0
+
+
 def next_record(
     stage: str, record: Any, job: Job, blob: BlobRef, timings: tuple[StageTiming, ...]
 ) -> Record:
@@ -114,14 +169,17 @@ def job_of(request: GenerationRequest, partition: int) -> Job:
     )  # fmt: skip
 
 
-def echo(batch_s: float) -> BuildWork:
-    """Takes the place of `workers.main.build_work`."""
+def echo(batch_s: float, num_steps: int = 0) -> BuildWork:
+    """Takes the place of `workers.main.build_work`; in steps if there are any."""
 
     def build(stage: Stage, settings: Settings, store: BlobStore) -> EchoWork:
+        if num_steps:
+            return EchoSteps(stage, store, batch_s, num_steps)
         return EchoWork(stage, store, batch_s)
 
     return build
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:2], echo(float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)))
+    seconds, steps = (*sys.argv[2:4], "0", "0")[:2]
+    sys.exit(main(sys.argv[1:2], echo(float(seconds), int(steps))))
