@@ -126,15 +126,17 @@ def test_quotas_come_from_the_settings() -> None:
     assert quotas_of(Settings(partitions=3)).num_parts == 1, "its only partition has all of it"
 
 
-def test_the_parked_copy_of_what_asked_here_says_the_same_without_being_read() -> None:
+def test_the_parked_copy_of_what_asked_here_says_the_same_without_being_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     value = CODEC.encode(a_request(guidance_scale=5.0))
     read = RequestShares(Settings(), CODEC, as_job).seen(Task(None, HOME, value, REQUESTS_DEFERRED))
 
-    class Unread(Codec):
-        def decode(self, data: bytes, record_type: type[Any]) -> Any:
-            raise AssertionError("it was read once already")
+    def decode(*_: object) -> None:
+        raise AssertionError("it was read once already")
 
-    asked = RequestShares(Settings(), Unread(), as_job)
+    monkeypatch.setattr(Codec, "decode", decode)
+    asked = RequestShares(Settings(), CODEC, as_job)
     assert asked(Task(a_request(guidance_scale=5.0), HOME, value, REQUESTS)) is not None
     assert asked.seen(Task(None, HOME, value, REQUESTS_DEFERRED)) == read is not None
     with pytest.raises(AssertionError, match="already"):
