@@ -163,7 +163,10 @@ class Settings(BaseSettings):
     io_threads: int = Field(4, ge=1, description="Threads that fetch and store blobs.")
     batch_max: int = Field(4, ge=1, description="Most records in a micro-batch.")
     resident_max: int = Field(
-        16, ge=1, description="Most jobs of a tier, and heavier ones, that a sampler denoises."
+        16,
+        ge=1,
+        description="Most jobs of a tier, and heavier ones, that a sampler denoises; "
+        "twice as many where tenants would be without their share.",
     )
     step_rows_max: int = Field(
         32, ge=1, description="Most rows of one forward; fewer where more don't pay, as measured."
@@ -183,7 +186,11 @@ class Settings(BaseSettings):
     look_ahead: int = Field(
         256, ge=1, description="Records held per partition at the very most. >= window"
     )
-    prefetch_kb: int = Field(1024, ge=64, description="librdkafka's queue per worker, in KiB.")
+    prefetch_kb: int = Field(
+        1024,
+        ge=64,
+        description="What a worker reads ahead, in KiB; librdkafka holds as much again.",
+    )
 
     max_tries: int = Field(4, ge=1, description="Tries of a stage's work on a job, then failed.")
     breaker_limit: int = Field(

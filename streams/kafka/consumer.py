@@ -75,7 +75,7 @@ class KafkaSource:
         self._is_leaving = False
         # As much again as librdkafka may hold, which drops what it holds of what is paused.
         self._ahead: Lanes[TopicPartition, Message] = Lanes(
-            1024 * config["queued.max.messages.kbytes"]
+            1024 * int(config["queued.max.messages.kbytes"])
         )
         self._consumer = Consumer(
             config | {"on_commit": self._on_commit, "error_cb": self._on_error}
