@@ -159,6 +159,7 @@ class KafkaSource:
             consumer.unassign()
             return
         starts = self._start_offsets(consumer, partitions)
+        self._ahead.forget(starts)  # held by nobody yet, whatever they were when they were ours
         for partition in partitions:
             key = TopicPartition(partition.topic, partition.partition)
             partition.offset = starts[key].known.offset
