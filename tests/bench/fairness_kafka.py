@@ -3,9 +3,10 @@
 The whole pipeline as real processes around a computation that sleeps (tests/echo.py): requests are
 written, the prompt stage lets them in under the default quotas, and samplers work them in steps, a
 row at a time. A job has waited all the time from when it was written until it was sampled, but for
-that of its own steps. Plain FIFO is the same workers where every request names one payer but lies
-in the partition of its true one, where nothing is looked past and nobody has a quota. A broker for
-each run: what a flood leaves behind would be the next run's. Two minutes a run, six runs.
+that of its own steps. Plain FIFO is the same workers where every request names one payer, and so
+goes through that payer's two partitions, where nothing is looked past and nobody has a quota. A
+broker for each run: what a flood leaves behind would be the next run's. Two minutes a run, six
+runs.
 
 A flood is a hundred times the capacity of the samplers, for as long as others send theirs. The last
 run has no goal: as many at once as would take the samplers 25 minutes, and who shares a partition
