@@ -165,8 +165,8 @@ class Settings(BaseSettings):
     resident_max: int = Field(
         16,
         ge=1,
-        description="Most jobs of a tier, and heavier ones, that a sampler denoises; "
-        "twice as many where tenants would be without their share.",
+        description="Most jobs of a tier, and heavier ones, in a sampler, which holds no more than "
+        "it has use for; twice as many where tenants would be without their share.",
     )
     step_rows_max: int = Field(
         32, ge=1, description="Most rows of one forward; fewer where more don't pay, as measured."

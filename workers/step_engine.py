@@ -23,7 +23,7 @@ from queue import Empty
 from typing import Any, cast
 
 from schemas.records import BlobRef, Job, StageTiming
-from streams.core.events import Failed, Ticket
+from streams.core.events import Failed, Places, Ticket
 from streams.core.step_batcher import StepBatcher
 from streams.core.step_caps import StepCap
 from streams.core.tiers import OFF_PEAK_WEIGHT
@@ -105,6 +105,8 @@ class StepEngine(RowEngine):
         self._kept_s = time.monotonic()  # what was learned
         self._hold: Hold | None = None
         self._parting: list[Future[None]] = []  # checkpoints of jobs that went unfinished
+        self._storing: set[Ticket] = set()  # results that are not told of yet, perhaps
+        self._num_places = 0  # that were told of last
         super().__init__(fenced, worker, io_threads, held, computed)
 
     @property
@@ -174,10 +176,22 @@ class StepEngine(RowEngine):
                 self._work.width(state),
                 num_steps - num_done,
                 self._weight(job),
-                job.tenant_id,
+                (job.tier, job.tenant_id),
             )
         if not self._jobs:
             self._end_hold()
+        self._offer_places()
+
+    def _offer_places(self) -> None:
+        """Tell how many jobs there is use for; those that are being stored take nobody's place."""
+        if not self._jobs:
+            return  # by what was here last
+        num_of_use = self._batcher.num_of_use(lambda key: 1 if key[1] else self._cap(key[0]).rows)
+        self._storing &= self._live
+        num_places = len(self._storing) + num_of_use
+        if num_places != self._num_places:
+            self._num_places = num_places
+            self._completions.put(Places(num_places))
 
     def _weight(self, job: Job) -> float:
         """How fast it comes up in line."""
@@ -216,6 +230,7 @@ class StepEngine(RowEngine):
             job.num_steps += 1
             job.num_shared += len(jobs)
             self._take(ticket, job, outcome)
+        self._offer_places()
 
     def _take(self, ticket: Ticket, job: _Job, outcome: Any) -> None:
         """A job's step has come out."""
@@ -244,6 +259,7 @@ class StepEngine(RowEngine):
             self._fenced.stage.name, job.started_at, now(), job.compute_s,
             round(job.num_shared / job.num_steps), self._worker,
         )  # fmt: skip
+        self._storing.add(ticket)
         self._hand_off(self._complete_job, self._completes, [(ticket, job, result)], timing)
 
     def _sit_out(self, error: SickHost) -> None:

@@ -27,7 +27,7 @@ class Batches(Generic[T]):
     Suspects and batches take turns, so neither waits for ever. Where the engine can hold more than
     it works at a time, a tier need not wait for places that lighter ones have taken, nor a tenant
     that has less than its share of them for those of others; of its own weight and more there are
-    never more than twice `max_batches`.
+    never more than twice as many as places. Such an engine offers places, `max_batches` at most.
 
     >>> batches = Batches(max_size=2, max_age_s=1.0, max_batches=2)
     >>> batches.add("64x64", "a", Charge(), None, now_s=0.0); batches.add_suspect("s")
@@ -46,17 +46,25 @@ class Batches(Generic[T]):
         fairness: Fairness = ALIKE,
         has_room_for_heavier: bool = False,
     ) -> None:
-        """`has_room_for_heavier`: to a tier only batches of its weight and more count."""
+        """`has_room_for_heavier`: to a tier only batches of its weight and more count.
+
+        Then there are two places until the engine says how many it has use for.
+        """
         self._has_room_for_heavier = has_room_for_heavier
+        self._num_places = min(2, max_batches) if has_room_for_heavier else max_batches
         self._waiting: MicroBatcher[T] = MicroBatcher(max_size, max_age_s, fairness)
         self._suspects: deque[T] = deque()
         self._max_batches = max_batches
         self._sizes: dict[int, int] = {}  # items still in the engine, by batch
         self._payers: dict[int, tuple[float, Hashable]] = {}  # of who leads it, likewise
-        self._num_places: Counter[Hashable] = Counter()  # batches, by payer
+        self._num_of: Counter[Hashable] = Counter()  # batches, by payer
         self._last_number = 0
         self._is_alone = False
         self._is_suspects_turn = True
+
+    def offer(self, num_places: int) -> None:
+        """The engine has use for so many batches."""
+        self._num_places = max(1, min(num_places, self._max_batches))
 
     @property
     def num_waiting(self) -> int:
@@ -84,7 +92,7 @@ class Batches(Generic[T]):
 
     def take(self, now_s: float) -> Batch[T] | None:
         """The batch that enters the engine now; None if none may."""
-        is_full = len(self._sizes) >= self._max_batches
+        is_full = len(self._sizes) >= self._num_places
         if self._is_alone or (is_full and not self._has_room_for_heavier):
             return None
         if self._suspects and (self._is_suspects_turn or not len(self._waiting)):
@@ -107,15 +115,15 @@ class Batches(Generic[T]):
         """
         queue = self._waiting.queue
         heaviest = sorted((weight for weight, _ in self._payers.values()), reverse=True)
-        turn = queue.lead_above(heaviest[self._max_batches - 1])
+        turn = queue.lead_above(heaviest[self._num_places - 1])
         if turn is not None or not len(queue):
             return turn
         weight, payer = payer_of(turn := queue.lead())
-        num_of = self._num_places
+        num_of = self._num_of
         num_payers = len(num_of) + (payer not in num_of)
-        has_share = num_of[payer] * num_payers >= self._max_batches
+        has_share = num_of[payer] * num_payers >= self._num_places
         num_heavier = sum(each >= weight for each in heaviest)
-        if has_share or num_heavier >= 2 * self._max_batches or weight <= OFF_PEAK_WEIGHT:
+        if has_share or num_heavier >= 2 * self._num_places or weight <= OFF_PEAK_WEIGHT:
             return None
         return turn
 
@@ -124,9 +132,9 @@ class Batches(Generic[T]):
         self._sizes[number] -= 1
         if not self._sizes[number]:
             del self._sizes[number]
-            self._num_places[payer := self._payers.pop(number)[1]] -= 1
-            if not self._num_places[payer]:
-                del self._num_places[payer]
+            self._num_of[payer := self._payers.pop(number)[1]] -= 1
+            if not self._num_of[payer]:
+                del self._num_of[payer]
             self._is_alone = False
 
     def remove(self, items: Collection[T]) -> tuple[T, ...]:
@@ -140,5 +148,5 @@ class Batches(Generic[T]):
     ) -> Batch[T]:
         self._last_number += 1
         self._sizes[self._last_number], self._payers[self._last_number] = len(items), payer
-        self._num_places[payer[1]] += 1
+        self._num_of[payer[1]] += 1
         return Batch(self._last_number, items, is_alone)

@@ -262,6 +262,13 @@ class HostWell:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """What the engine holds to advantage: more would wait inside, where nothing is fair."""
+
+    num: int
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
     """The built-in good job was worked, or was not; `is_local` as in `HostSick`."""
 
@@ -311,7 +318,7 @@ class Tick:
 Event = (
     Assigned | Revoked | Lost | Delivered | Emitted | Failed | Ended | NotEnded | Announced
     | Acknowledged | NotAcknowledged | Offloaded | Committed | HostSick | HostWell | Probed
-    | StagePaused | JobCancelled | JobDeadline | JobSeen | LedgerRead | Drain | Tick
+    | Places | StagePaused | JobCancelled | JobDeadline | JobSeen | LedgerRead | Drain | Tick
 )  # fmt: skip
 
 # ---- commands

@@ -183,6 +183,8 @@ class StageState:
             case ev.HostWell():
                 self.host.recovered()
                 self._hold_or_go_on()
+            case ev.Places(num):
+                self._here.batches.offer(num)
             case ev.Probed(is_ok, is_local):
                 self._on_probed(is_ok, is_local)
             case ev.JobCancelled(job_id, run, issued_s):

@@ -40,8 +40,8 @@ class StepBatcher(Generic[T, Key]):
     jobs half done. Who has taken no step yet goes before all, once: somebody looks at nothing yet.
     Where that passes others they lead the step after, however many come.
 
-    The weight is a tier's, shared evenly by its tenants that are here, and a tenant's by its jobs:
-    so nobody waits behind all of a flood that was here before, of whatever tier.
+    The weight is a tenant's, by its tier, and its jobs that are here share it: so nobody waits
+    behind all of a flood that was here before, of whatever tier.
 
     >>> batcher = StepBatcher()
     >>> for name, steps in (("a", 50), ("b", 4)): batcher.join(name, "64x64", 2, steps)
@@ -56,7 +56,7 @@ class StepBatcher(Generic[T, Key]):
     def __init__(self) -> None:
         self._residents: dict[T, _Resident[Key]] = {}
         self._num_joined = 0
-        self._num_of: dict[float, Counter[Hashable]] = {}  # residents, by weight and payer
+        self._num_of: Counter[Hashable] = Counter()  # residents, by payer
         self._device_s = 0.0  # of all steps so far
         self._row_s: dict[Key, float] = {}  # a row of a step, of late
         self._were_passed = False  # jobs that have begun, by a newcomer that led the last step
@@ -86,17 +86,15 @@ class StepBatcher(Generic[T, Key]):
         self._residents[item] = _Resident(
             key, width, num_steps, weight, payer, self._num_joined, self._device_s
         )
-        self._num_of.setdefault(weight, Counter())[payer] += 1
+        self._num_of[payer] += 1
 
     def leave(self, item: T) -> None:
         """A job goes: finished, failed, or nobody waits for it."""
         gone = self._residents.pop(item)
-        key, num_of = gone.key, self._num_of[gone.weight]
-        num_of[gone.payer] -= 1
-        if not num_of[gone.payer]:
-            del num_of[gone.payer]
-        if not num_of:
-            del self._num_of[gone.weight]
+        key = gone.key
+        self._num_of[gone.payer] -= 1
+        if not self._num_of[gone.payer]:
+            del self._num_of[gone.payer]
         if all(each.key != key for each in self._residents.values()):
             self._row_s.pop(key, None)  # shapes are many: only what is here is remembered
 
@@ -106,6 +104,22 @@ class StepBatcher(Generic[T, Key]):
         if resident.has_begun:
             self._row_s.setdefault(key, self._row_s[resident.key])  # until it is known better
         resident.key = key
+
+    def num_of_use(self, cap: Callable[[Key], int]) -> int:
+        """How many jobs the device has use for: what the fullest forward takes, and one more.
+
+        A forward is of one key, at most `cap(key)` rows wide; all beyond wait for another one.
+        """
+        rows: Counter[Key] = Counter()
+        num_in: Counter[Key] = Counter()
+        free = 1
+        for each in self._residents.values():
+            if not rows[each.key] or rows[each.key] + each.width <= cap(each.key):
+                num_in[each.key] += 1
+            rows[each.key] += each.width
+        for each in self._residents.values():
+            free = max(free, (cap(each.key) - rows[each.key]) // each.width)
+        return max(num_in.values(), default=0) + free
 
     def pick(self, cap: Callable[[Key], int]) -> tuple[T, ...]:
         """The jobs of the next step, of one key, together at most `cap(key)` rows wide.
@@ -143,9 +157,5 @@ class StepBatcher(Generic[T, Key]):
         if not each.has_begun:
             return True, each.weight, -each.order
         work_s = max(each.num_steps * each.width * self._row_s[each.key], 1e-9)
-        return False, self._weight(each) * (self._device_s - each.came_s) / work_s, -each.order
-
-    def _weight(self, each: _Resident[Key]) -> float:
-        """Its part of its tier's weight."""
-        num_of = self._num_of[each.weight]
-        return each.weight / len(num_of) / num_of[each.payer]
+        weight = each.weight / self._num_of[each.payer]
+        return False, weight * (self._device_s - each.came_s) / work_s, -each.order

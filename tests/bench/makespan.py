@@ -26,6 +26,7 @@ from streams.core.events import (
     Emitted,
     Event,
     Pause,
+    Places,
     Produce,
     Resume,
     Start,
@@ -155,6 +156,9 @@ class _Worker:
                     self._batcher.leave(ticket)
                     del self._here[ticket]
                     self._handle(Emitted(ticket, ()))
+            if self._here:
+                num = self._batcher.num_of_use(lambda frames: self._caps[frames].rows)
+                self._handle(Places(num))
 
     def _poll(self) -> None:
         for partition, log in self._logs.items():

@@ -92,8 +92,22 @@ MUTANTS = (
     Mutant(
         "a job waits behind all that another tenant has in the engine",
         "streams/core/step_batcher.py",
-        "each.weight / len(num_of) / num_of[each.payer]",
+        "each.weight / self._num_of[each.payer]",
         "each.weight",
         ("tests/properties/test_step_batcher.py",),
+    ),
+    Mutant(
+        "offers places for all who are in the engine and one more",
+        "streams/core/step_batcher.py",
+        "max(num_in.values(), default=0) + free",
+        "len(self._residents) + free",
+        ("tests/properties/test_step_batcher.py",),
+    ),
+    Mutant(
+        "gives an engine as many jobs as it may ever hold",
+        "streams/core/batches.py",
+        "is_full = len(self._sizes) >= self._num_places",
+        "is_full = len(self._sizes) >= self._max_batches",
+        ("tests/unit/test_batches.py",),
     ),
 )

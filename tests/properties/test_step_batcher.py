@@ -225,6 +225,34 @@ def test_a_tiers_tenants_share_among_themselves_only_what_the_tier_has() -> None
     assert set(ended[4:]) == set(light)
 
 
+def test_of_use_is_what_the_fullest_forward_takes_and_one_that_is_ready() -> None:
+    world = World({"small": 4, "large": 1, "other": 1}, dict.fromkeys(("small", "large"), 1.0))
+
+    def num_of_use() -> int:
+        return world.batcher.num_of_use(lambda key: world.caps[str(key)])
+
+    assert num_of_use() == 1
+    first = world.join("small", 1)
+    assert num_of_use() == 4
+    second = world.join("small", 2)
+    assert num_of_use() == 3
+    world.join("small", 1)
+    assert num_of_use() == 4
+    world.join("small", 1)
+    assert num_of_use() == 4, "three in a forward, and one for the next"
+    world.join("large", 1)
+    assert num_of_use() == 4, "one forward at a time"
+    world.leave(first)
+    world.leave(second)
+    assert num_of_use() == 4, "two more have room in a forward of small ones"
+    world.leave(3)
+    world.leave(4)
+    assert num_of_use() == 2
+    world.join("large", 1)
+    world.join("other", 1)
+    assert num_of_use() == 2, "each in a forward of its own"
+
+
 def test_one_of_another_key_does_not_block_those_behind_it() -> None:
     world = World({"small": 2, "large": 1}, {"small": 1.0, "large": 1.0})
     large = world.join("large", 2)

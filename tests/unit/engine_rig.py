@@ -28,6 +28,7 @@ from streams.core.events import (
     Offload,
     Offloaded,
     Output,
+    Places,
     Probed,
     Start,
     Ticket,
@@ -111,6 +112,7 @@ class Rig:
         self.announced: list[Output] = []
         self.answers: list[Answer] = []
         self.words: list[Word] = []  # of the host
+        self.places: list[int] = []  # that were offered
         self.measured: list[float] = []  # what all of a record's work takes, in seconds
 
         def measured(_task: Task, seconds: float) -> None:
@@ -184,6 +186,8 @@ class Rig:
                 self.announced.append(event.output)
             elif isinstance(event, Word):
                 self.words.append(event)
+            elif isinstance(event, Places):
+                self.places.append(event.num)
             else:
                 assert isinstance(event, Answer)
                 self.answers.append(event)

@@ -122,6 +122,7 @@ def test_a_tenant_does_not_wait_for_places_that_one_of_its_tier_has_taken_from_i
             found.extend(batch.items)
         return found
 
+    batches.offer(4)
     add("flood", 9)
     assert taken() == [f"flood-{number}" for number in range(4)], "the places that there are"
     add("a", 3)
@@ -132,6 +133,31 @@ def test_a_tenant_does_not_wait_for_places_that_one_of_its_tier_has_taken_from_i
     for name in "bcdef":
         add(name, 1)
     assert taken() == ["b-0", "c-0", "d-0"], "twice the places are all there are"
+
+
+def test_an_engine_that_works_a_few_at_a_time_is_given_no_more() -> None:
+    """What is beyond them would wait inside, in whatever order it came."""
+    batches: Batches[str] = Batches(1, 0.0, 4, Fairness({"pro": 1.0}), has_room_for_heavier=True)
+    for number in range(9):
+        batches.add("k", f"job-{number}", Charge("pro", "acme", 1.0), None, 0.0)
+
+    def num_taken() -> int:
+        num = 0
+        while batches.take(0.0) is not None:
+            num += 1
+        return num
+
+    assert num_taken() == 2, "before it has said anything"
+    batches.offer(3)
+    assert num_taken() == 1
+    batches.offer(100)
+    assert num_taken() == 1, "no more than the most in any case"
+    batches.offer(0)
+    for number in (1, 2, 3):
+        batches.leave(number)
+    assert num_taken() == 0
+    batches.leave(4)
+    assert num_taken() == 1, "one there always is"
 
 
 def test_off_peak_work_has_places_only_where_nothing_heavier_wants_them() -> None:

@@ -17,7 +17,7 @@ from tests.unit.engine_rig import (
     tasks_of,
     wait_until,
 )
-from tests.unit.step_rig import State, StepRig
+from tests.unit.step_rig import ROWS_MAX, State, StepRig
 
 
 @pytest.fixture
@@ -192,6 +192,23 @@ def test_a_task_of_another_shape_is_no_reason_to_wait(rig: StepRig) -> None:
     wait_until(lambda: rig.turn() == ["a-2"])
     wait_until(lambda: rig.turn() == ["a-2"])
     rig.wait_for(1)
+
+
+def test_places_are_offered_for_what_one_forward_takes_and_one_that_is_ready(rig: StepRig) -> None:
+    """What comes beyond would wait here, where no tenant's share counts."""
+    rig.steps.is_free = False
+
+    def is_offered(num: int) -> bool:
+        return bool(rig.turn()) and rig.take() == 0 and rig.places[-1:] == [num]
+
+    first, second, third = tasks_of("a-9999-alone", "b-9999-alone", "c-9999")
+    rig.start(first)
+    wait_until(lambda: is_offered(2))
+    rig.start(second)
+    wait_until(lambda: rig.turn() == ["b-9999-alone"])
+    assert is_offered(2), "each in a forward of its own, and one is ready"
+    rig.start(third)
+    wait_until(lambda: is_offered(ROWS_MAX))
 
 
 def test_a_job_that_is_to_be_alone_shares_no_forward(rig: StepRig) -> None:
