@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from streams.errors import SettingsError
@@ -19,6 +20,10 @@ from streams.local.apache import ApacheKafka, require_tools
 from streams.local.embedded import EmbeddedKafka
 from streams.local.object_store import S3Server
 from streams.settings import read_settings
+
+# Examples have no time limit: a busy machine is no finding.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 #: Whoever asks for the fixture gets the marker.
 MARKERS = {
