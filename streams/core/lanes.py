@@ -43,9 +43,6 @@ class Lanes(Generic[K, T]):
         self._num_busy = 0
         self._full: dict[K, None] = {}
 
-    def __len__(self) -> int:
-        return sum(len(lane.items) for lane in self._lanes.values())
-
     @property
     def is_ready(self) -> bool:
         """Whether there is anything to take."""
@@ -55,10 +52,8 @@ class Lanes(Generic[K, T]):
 
     def add(self, key: K, item: T, num_bytes: int) -> bool:
         """Put it last in its lane; whether the lane has just become full: add no more for now."""
-        lane = self._lanes.setdefault(key, _Lane())
-        self._num_busy += not lane.items
+        lane = self._grown(key, num_bytes)
         lane.items.append((item, num_bytes))
-        lane.num_bytes += num_bytes
         self._give_turn(key, lane)
         if lane.is_full or lane.num_bytes * self._num_busy < self._max_bytes:
             return False
@@ -80,10 +75,8 @@ class Lanes(Generic[K, T]):
 
     def put_back(self, key: K, item: T, num_bytes: int) -> None:
         """It was taken last, and is to be the next of its lane."""
-        lane = self._lanes.setdefault(key, _Lane())
-        self._num_busy += not lane.items
+        lane = self._grown(key, num_bytes)
         lane.items.appendleft((item, num_bytes))
-        lane.num_bytes += num_bytes
         self._give_turn(key, lane)
 
     def drained(self) -> list[K]:
@@ -122,6 +115,13 @@ class Lanes(Generic[K, T]):
             self._full.pop(key, None)
             if lane.has_turn:
                 self._turns.remove(key)
+
+    def _grown(self, key: K, num_bytes: int) -> _Lane[T]:
+        """The lane that is about to hold one more of that size."""
+        lane = self._lanes.setdefault(key, _Lane())
+        self._num_busy += not lane.items
+        lane.num_bytes += num_bytes
+        return lane
 
     def _may_go(self, key: K) -> bool:
         lane = self._lanes[key]

@@ -66,7 +66,8 @@ class RequestShares:
             return None
         source = _SOURCES.get(task.topic, Source.TRIED)
         share = _share(job, task.partition, source, is_charged=request.run == 1)
-        self._remember(task, _parked(job, share))
+        if source is Source.NEW:
+            self._remember(task, _parked(job, share))
         if self._settings.deadline_margin is None or not request.allowed_degradations:
             return share
         return replace(share, rungs=tuple(self._rungs(task)))
