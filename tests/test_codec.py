@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import shutil
-import time
 import tracemalloc
 from datetime import UTC, datetime
 from io import BytesIO
@@ -345,14 +344,12 @@ def test_the_largest_hostile_record_costs_little() -> None:
     data = start + varint(num_items) + item * num_items
     for value in (data, data + b"\0"):
         tracemalloc.start()
-        started_s = time.monotonic()
         try:
             assert num_items == len(Codec().decode(value, VideoDone).timings)
         except UndecodableRecord:
             assert value == data
-        took_s, peak_bytes = time.monotonic() - started_s, tracemalloc.get_traced_memory()[1]
+        peak_bytes = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert took_s < 1.0
         assert peak_bytes < 50e6
 
 
@@ -366,7 +363,6 @@ def golden_timings() -> bytes:
 
 def decode_or_refuse(data: bytes, cls: type[Any]) -> None:
     """Bytes are a record or UndecodableRecord; a record that was read can be written."""
-    started_s = time.monotonic()
     try:
         record = Codec().decode(data, cls)
     except UndecodableRecord as refused:
@@ -374,7 +370,6 @@ def decode_or_refuse(data: bytes, cls: type[Any]) -> None:
     else:
         fault = None
         assert record == Codec().decode(Codec().encode(record), cls)
-    assert time.monotonic() - started_s < 1.0
     assert fault is None or (fault.__cause__ is None and len(str(fault)) < 120)
 
 

@@ -13,6 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from prometheus_client import CollectorRegistry
+
 from schemas.codec import Codec
 from streams import topology
 from streams.core.events import (
@@ -32,6 +34,7 @@ from streams.core.offsets import OffsetTracker
 from streams.core.stage import StageState
 from streams.engine import Task
 from streams.intake import Intake
+from streams.monitor.health import Health
 from tests.bench.goals import Goals, print_table
 from tests.builders import P0, a_cleaned_prompt, a_delivery, a_start_offset, a_task, an_output
 
@@ -49,6 +52,7 @@ def main() -> int:
         f"stage state, delivered to finished, window {WINDOW}": _repeat(_stage_costs()),
         "codec, encode a CleanedPrompt": _repeat(_encode_costs()),
         "intake, bytes to event": _repeat(_intake_costs()),
+        "health page, told that the loop turned": _repeat(_turned_costs()),
     }
     rows = [
         [what, f"{statistics.median(costs):.2f}", f"{min(costs):.2f}", f"{max(costs):.2f}"]
@@ -57,9 +61,10 @@ def main() -> int:
     print(f"CPU time a record, {REPEATS} repeats")
     print_table(["what", "median us", "least us", "most us"], rows)
     goals = Goals()
-    tracker_us, map_us, *_ = (statistics.median(costs) for costs in measures.values())
+    tracker_us, map_us, *_, turned_us = (statistics.median(costs) for costs in measures.values())
     goals.at_most("tracker_us_per_record", tracker_us, 3)
     goals.at_most("tracker_with_map_us_per_record", map_us, 5)
+    goals.at_most("turned_us_per_turn", turned_us, 1)
     return goals.report()
 
 
@@ -194,6 +199,19 @@ def _intake_costs(num_records: int = 5_000) -> Callable[[], tuple[int, float]]:
         for task in tasks:
             intake(task)
         return num_records, time.process_time() - started_s
+
+    return measure
+
+
+def _turned_costs(num_turns: int = 100_000) -> Callable[[], tuple[int, float]]:
+    """What each turn of a worker's loop pays for its liveness page."""
+
+    def measure() -> tuple[int, float]:
+        with Health(CollectorRegistry(), "127.0.0.1", 0) as health:
+            started_s = time.process_time()
+            for _ in range(num_turns):
+                health.turned(1.0)
+            return num_turns, time.process_time() - started_s
 
     return measure
 

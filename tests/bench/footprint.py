@@ -6,6 +6,7 @@ Everything is measured on real processes and the embedded broker, so that it run
 from __future__ import annotations
 
 import http.client
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="reel-footprint-") as folder:
         _waiting_requests(goals, Path(folder))
         _start_up(goals, Path(folder))
+    _help(goals)
     return goals.report()
 
 
@@ -174,6 +176,14 @@ def _start_up(goals: Goals, folder: Path) -> None:
             ready_s = time.monotonic() - started_s
             print(f"stack ready, {name}: {ready_s:.1f} s")
     goals.at_most("up_to_ready_s", ready_s, 30)
+
+
+def _help(goals: Goals) -> None:
+    """CPU seconds until `reel --help` has spoken: what every command pays before its own work."""
+    before_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    reel = Path(sys.executable).with_name("reel")
+    subprocess.run([reel, "--help"], check=True, capture_output=True)
+    goals.at_most("help_cpu_s", resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before_s, 1)
 
 
 if __name__ == "__main__":

