@@ -6,7 +6,8 @@ from collections import Counter, deque
 from collections.abc import Collection, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
-from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Turn, payer_of
+from streams.core.accounts import Turn
+from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, payer_of
 from streams.core.micro_batch import MicroBatcher
 from streams.core.tiers import OFF_PEAK_WEIGHT
 
@@ -113,19 +114,19 @@ class Batches(Generic[T]):
         Of tiers that have places, not counting those of lighter ones; else of tenants that have
         less than their share.
         """
-        queue = self._waiting.queue
+        queue, num_of = self._waiting.queue, self._num_of
         heaviest = sorted((weight for weight, _ in self._payers.values()), reverse=True)
         turn = queue.lead_above(heaviest[self._num_places - 1])
-        if turn is not None or not len(queue):
+        if turn is not None:
             return turn
-        weight, payer = payer_of(turn := queue.lead())
-        num_of = self._num_of
-        num_payers = len(num_of) + (payer not in num_of)
-        has_share = num_of[payer] * num_payers >= self._num_places
-        num_heavier = sum(each >= weight for each in heaviest)
-        if has_share or num_heavier >= 2 * self._num_places or weight <= OFF_PEAK_WEIGHT:
-            return None
-        return turn
+        for each in queue.leads():  # who may not enter stands before nobody of another tier
+            weight, payer = payer_of(each)
+            num_payers = len(num_of) + (payer not in num_of)
+            has_share = num_of[payer] * num_payers >= self._num_places
+            num_heavier = sum(other >= weight for other in heaviest)
+            if not has_share and num_heavier < 2 * self._num_places and weight > OFF_PEAK_WEIGHT:
+                return each
+        return None
 
     def leave(self, number: int) -> None:
         """One item of a batch has left the engine."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from typing import Generic, TypeVar
 
-from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, Turn, key_of, order_of
+from streams.core.accounts import Turn
+from streams.core.fair_queue import ALIKE, Charge, Fairness, FairQueue, key_of, order_of
 
 T = TypeVar("T", bound=Hashable)
 

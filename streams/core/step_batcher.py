@@ -17,6 +17,8 @@ T = TypeVar("T", bound=Hashable)
 Key = TypeVar("Key", bound=Hashable)
 
 _FORGET = 0.8  # of what a row took, at each step
+_REMEMBER = 63 / 64  # of what tenants used, at each job's end: about the last 64 jobs
+_LEAST_SHARE = 0.05  # so a weight never counts for more than twenty times another's like it
 
 
 @dataclass(slots=True)
@@ -41,7 +43,10 @@ class StepBatcher(Generic[T, Key]):
     Where that passes others they lead the step after, however many come.
 
     The weight is a tenant's, by its tier, and its jobs that are here share it: so nobody waits
-    behind all of a flood that was here before, of whatever tier.
+    behind all of a flood that was here before, of whatever tier. It counts for less, down to a
+    twentieth, the more of the device its tenant had of late, for its weight, beside all others: who
+    comes seldom is done nearly as soon as if it were alone (as in decay usage scheduling, Epema,
+    ACM TOCS 16(4), 1998), and who floods has the rest.
 
     >>> batcher = StepBatcher()
     >>> for name, steps in (("a", 50), ("b", 4)): batcher.join(name, "64x64", 2, steps)
@@ -58,6 +63,8 @@ class StepBatcher(Generic[T, Key]):
         self._num_joined = 0
         self._num_of: Counter[Hashable] = Counter()  # residents, by payer
         self._device_s = 0.0  # of all steps so far
+        self._used: dict[Hashable, float] = {}  # device time by weight, by payer, of late
+        self._all_used = 0.0
         self._row_s: dict[Key, float] = {}  # a row of a step, of late
         self._were_passed = False  # jobs that have begun, by a newcomer that led the last step
 
@@ -95,6 +102,7 @@ class StepBatcher(Generic[T, Key]):
         self._num_of[gone.payer] -= 1
         if not self._num_of[gone.payer]:
             del self._num_of[gone.payer]
+        self._fade()
         if all(each.key != key for each in self._residents.values()):
             self._row_s.pop(key, None)  # shapes are many: only what is here is remembered
 
@@ -151,11 +159,21 @@ class StepBatcher(Generic[T, Key]):
         self._row_s[key] = _FORGET * before_s + (1 - _FORGET) * row_s
         for each in residents:
             each.has_begun = True
+            used = row_s * each.width / each.weight
+            self._used[each.payer] = self._used.get(each.payer, 0.0) + used
+            self._all_used += used
+
+    def _fade(self) -> None:
+        least = 1e-3 * self._all_used
+        kept = ((payer, _REMEMBER * used) for payer, used in self._used.items())
+        self._used = {payer: used for payer, used in kept if used > least}
+        self._all_used = sum(self._used.values())
 
     def _turn(self, pair: tuple[T, _Resident[Key]]) -> tuple[bool, float, int]:
         each = pair[1]
         if not each.has_begun:
             return True, each.weight, -each.order
         work_s = max(each.num_steps * each.width * self._row_s[each.key], 1e-9)
-        weight = each.weight / self._num_of[each.payer]
+        share = self._used.get(each.payer, 0.0) / max(self._all_used, 1e-9)
+        weight = each.weight / self._num_of[each.payer] / (_LEAST_SHARE + share)
         return False, weight * (self._device_s - each.came_s) / work_s, -each.order

@@ -85,8 +85,8 @@ MUTANTS = (
     Mutant(
         "charges nobody",
         _FAIR,
-        "        tenant.rank += charged_s\n",
-        "        tenant.rank += 0.0\n",
+        "        tenant.charge(charged_s)\n",
+        "        tenant.charge(0.0)\n",
         _FAIRNESS,
     ),
     Mutant(
@@ -98,9 +98,9 @@ MUTANTS = (
     ),
     Mutant(
         "lets a tenant save up while it is idle",
-        _FAIR,
-        "                tenant.rank = tier.served\n",
-        "                pass\n",
+        "streams/core/accounts.py",
+        "        self.rank = self.tier.served\n",
+        "",
         _FAIRNESS,
     ),
     Mutant(
@@ -329,8 +329,8 @@ MUTANTS = (
     Mutant(
         "lets deferrable jobs share as a tier does",
         "streams/core/fair_queue.py",
-        "_Tier(weights.get(name, least), inf if is_off_peak else 0.0)",
-        "_Tier(weights.get(name, least), 0.0)",
+        "Tier(weights.get(name, least), inf if is_off_peak else 0.0)",
+        "Tier(weights.get(name, least), 0.0)",
         ("tests/properties/test_fair_queue.py",),
     ),
     Mutant(

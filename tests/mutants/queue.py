@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.planted import Mutant
 
-_QUEUE = "streams/core/fair_queue.py"
+_QUEUE, _ACCOUNTS = "streams/core/fair_queue.py", "streams/core/accounts.py"
 _TESTS = ("tests/properties/test_fair_queue.py", "tests/properties/test_ranking.py")
 
 _RANKING, _LANES = "streams/core/ranking.py", "streams/core/lanes.py"
@@ -27,16 +27,14 @@ MUTANTS = (
     Mutant(
         "whoever comes back goes before those that were served less",
         _QUEUE,
-        "            is_behind = tenant.rank <= tier.served\n            if is_behind:\n"
-        "                tenant.rank = tier.served\n",
-        "            is_behind = True\n            if tenant.rank <= tier.served:\n"
-        "                tenant.rank = tier.served\n",
+        "            is_behind = tenant.rank <= tier.served\n            if is_behind:\n",
+        "            is_behind = True\n            if tenant.rank <= tier.served:\n",
         _TESTS,
     ),
     Mutant(
         "what came before its key was asked for is not among its turns",
-        _QUEUE,
-        "                if each[_TENANT] is not None:\n                    self._rank(each)\n",
+        _ACCOUNTS,
+        "                if each[TENANT] is not None:\n                    self._rank(each)\n",
         "                pass\n",
         _TESTS,
     ),
@@ -49,7 +47,7 @@ MUTANTS = (
     ),
     Mutant(
         "a key's lines are kept for ever",
-        _QUEUE,
+        _ACCOUNTS,
         "        if self.num_ranked > 2 * self.num + 64:\n",
         "        if False:\n",
         _TESTS,
@@ -57,8 +55,8 @@ MUTANTS = (
     Mutant(
         "what came before anything was measured keeps its old price",
         _QUEUE,
-        "turn[_COST_S] if price is None else price()",
-        "turn[_COST_S]",
+        "turn[COST_S] if price is None else price()",
+        "turn[COST_S]",
         _TESTS,
     ),
     Mutant(
@@ -85,15 +83,15 @@ MUTANTS = (
     Mutant(
         "lets a tenant into the engine beyond its share of the places",
         "streams/core/batches.py",
-        "if has_share or num_heavier",
+        "if not has_share and num_heavier",
         "if num_heavier",
         ("tests/unit/test_batches.py",),
     ),
     Mutant(
         "a job waits behind all that another tenant has in the engine",
         "streams/core/step_batcher.py",
-        "each.weight / self._num_of[each.payer]",
-        "each.weight",
+        "each.weight / self._num_of[each.payer] /",
+        "each.weight /",
         ("tests/properties/test_step_batcher.py",),
     ),
     Mutant(
@@ -109,5 +107,40 @@ MUTANTS = (
         "is_full = len(self._sizes) >= self._num_places",
         "is_full = len(self._sizes) >= self._max_batches",
         ("tests/unit/test_batches.py",),
+    ),
+    Mutant(
+        "who missed turns waits as long as who had them",
+        _ACCOUNTS,
+        "min(self._free_s + missed_s, cost_s)",
+        "0.0",
+        _TESTS,
+    ),
+    Mutant(
+        "who missed turns has as many free",
+        _ACCOUNTS,
+        "min(self._free_s + missed_s, cost_s)",
+        "self._free_s + missed_s",
+        _TESTS,
+    ),
+    Mutant(
+        "whose turn it is but who may not enter stands before other tiers",
+        "streams/core/batches.py",
+        "in queue.leads():",
+        "in queue.leads()[:1]:",
+        ("tests/unit/test_batches.py",),
+    ),
+    Mutant(
+        "who floods a sampler shares its steps with who comes seldom",
+        "streams/core/step_batcher.py",
+        " / (_LEAST_SHARE + share)",
+        "",
+        ("tests/properties/test_step_batcher.py",),
+    ),
+    Mutant(
+        "a sampler never forgets a tenant",
+        "streams/core/step_batcher.py",
+        " if used > least}",
+        "}",
+        ("tests/properties/test_step_batcher.py",),
     ),
 )

@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from streams.core.accounts import ITEM
 from streams.core.fair_queue import Charge, Fairness, FairQueue, key_of
 from streams.core.tiers import OFF_PEAK
 
@@ -251,6 +252,42 @@ def test_who_waits_for_nothing_earns_nothing(num_alone: int, cost_s: float) -> N
     add("idle", 1, 10)
     turns = [queue.pop(queue.lead())[0] for _ in range(12)]
     assert 5 <= turns.count("busy") <= 7
+
+
+@given(st.integers(1, 20), st.integers(1, 6), A_COST)
+@settings(max_examples=40, deadline=None)
+def test_who_missed_turns_has_one_record_free_however_many_and_how_often(
+    num_missed: int, num_visits: int, cost_s: float
+) -> None:
+    """Each visit two records: the first goes at once, the second before the flood's turn too."""
+    queue: FairQueue[tuple[str, int]] = FairQueue(Fairness(WEIGHTS, AGEING_S))
+
+    def add(tenant: str, num: int) -> None:
+        for number in range(num):
+            item = tenant, 1000 * len(queue) + number
+            queue.add("k", item, Charge("free", tenant, cost_s), None, 0.0)
+
+    add("seldom", 1)
+    queue.pop(queue.lead())
+    add("flood", 40 * num_visits)
+    for _ in range(num_visits):
+        turns = [queue.pop(queue.lead())[0] for _ in range(num_missed + 2)]
+        assert turns == ["flood"] * (num_missed + 2)
+        add("seldom", 4)
+        turns = [queue.pop(queue.lead())[0] for _ in range(6)]
+        assert turns[:2] == ["seldom"] * 2, "its turn, and one that it missed"
+        assert turns.count("flood") >= 2, "from then on it shares"
+
+
+def test_leads_are_of_each_tier_that_waits_in_the_order_of_their_turns() -> None:
+    queue: FairQueue[str] = FairQueue(Fairness(WEIGHTS, AGEING_S))
+    assert queue.leads() == []
+    for tier in WEIGHTS:
+        for number in range(2):
+            queue.add("k", f"{tier}-{number}", Charge(tier, "acme", 1.0), None, 0.0)
+    queue.pop(queue.lead())
+    assert [turn[ITEM] for turn in queue.leads()] == ["pro-0", "free-0", "enterprise-1"]
+    assert queue.leads()[0] is queue.lead()
 
 
 def test_tenants_that_come_and_go_leave_nothing_behind() -> None:

@@ -22,6 +22,7 @@ class World:
     batcher: StepBatcher[int, str] = field(default_factory=StepBatcher)
     here: dict[int, tuple[str, int]] = field(default_factory=dict)
     left: dict[int, int] = field(default_factory=dict)  # steps
+    payers: dict[int, str] = field(default_factory=dict)
     num_joined: int = 0
     now_s: float = 0.0
 
@@ -32,6 +33,7 @@ class World:
         self.batcher.join(self.num_joined, key, width, num_steps, weight, payer)
         self.here[self.num_joined] = key, width
         self.left[self.num_joined] = num_steps
+        self.payers[self.num_joined] = payer
         return self.num_joined
 
     def leave(self, number: int) -> None:
@@ -215,6 +217,19 @@ def test_one_job_of_a_tenant_does_not_wait_behind_all_of_anothers(num_resident: 
     assert num_steps <= 30, "half of the device is its share, and a job of the flood was under way"
 
 
+def test_who_has_one_job_here_at_a_time_has_nearly_half_beside_who_has_eight() -> None:
+    world = World({"small": 1}, {"small": 1.0})
+    for _ in range(8):
+        world.join("small", 1, 10, payer="many")
+    world.join("small", 1, 10, payer="one")
+    num_ended = 0
+    for _ in range(2000):
+        for ended in world.work():
+            num_ended += world.payers[ended] == "one"
+            world.join("small", 1, 10, payer=world.payers[ended])
+    assert num_ended >= 80, "of two hundred"
+
+
 def test_a_tiers_tenants_share_among_themselves_only_what_the_tier_has() -> None:
     """Many tenants of a light tier with a job each do not outweigh a heavy one's with many."""
     world = World({"small": 1}, {"small": 1.0})
@@ -223,6 +238,56 @@ def test_a_tiers_tenants_share_among_themselves_only_what_the_tier_has() -> None
     ended = [job for _ in range(120) for job in world.work()]
     assert set(ended[:4]) == set(heavy)
     assert set(ended[4:]) == set(light)
+
+
+def test_who_comes_seldom_is_done_nearly_as_soon_as_if_it_were_alone() -> None:
+    """A flood, of its own tier and with jobs that have waited, has what others leave."""
+    world = World({"small": 1}, {"small": 1.0})
+    for _ in range(20):  # the flood has used the device
+        number = world.join("small", 1, 10, payer="flood")
+        while number in world.here:
+            world.work()
+    for _ in range(2):
+        world.join("small", 1, 10, payer="flood")
+    for _ in range(12):
+        world.work()
+    for visit in range(6):
+        began_s = world.now_s
+        seldom = world.join("small", 1, 10, payer=f"seldom-{visit % 2}")
+        while seldom in world.here:
+            if sum(world.payers[each] == "flood" for each in world.here) < 2:
+                world.join("small", 1, 10, payer="flood")
+            world.work()
+        assert world.now_s - began_s <= 13, "three steps beside its ten"
+        for _ in range(40):
+            if sum(world.payers[each] == "flood" for each in world.here) < 2:
+                world.join("small", 1, 10, payer="flood")
+            world.work()
+
+
+def test_what_a_tenant_used_makes_no_difference_where_nobody_else_is() -> None:
+    def order(first: str) -> list[tuple[int, ...]]:
+        world = World({"small": 1}, {"small": 1.0})
+        for payer in (first, "acme"):
+            job = world.join("small", 1, 5, payer=payer)
+            while job in world.here:
+                world.step()
+                if not world.left[job]:
+                    world.leave(job)
+        for num_steps in (9, 3, 5):
+            world.join("small", 1, num_steps, payer="acme")
+        return [world.step() for _ in range(17)]
+
+    assert order("acme") == order("other")
+
+
+def test_tenants_that_come_and_go_are_forgotten() -> None:
+    world = World({"small": 1}, {"small": 1.0})
+    for number in range(2_000):
+        job = world.join("small", 1, 1, payer=f"tenant-{number}")
+        world.step()
+        world.leave(job)
+    assert len(world.batcher._used) < 500
 
 
 def test_of_use_is_what_the_fullest_forward_takes_and_one_that_is_ready() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streams.core.accounts import ITEM
 from streams.core.batches import Batch, Batches
 from streams.core.fair_queue import Charge, Fairness
 from streams.core.tiers import OFF_PEAK
@@ -133,6 +134,25 @@ def test_a_tenant_does_not_wait_for_places_that_one_of_its_tier_has_taken_from_i
     for name in "bcdef":
         add(name, 1)
     assert taken() == ["b-0", "c-0", "d-0"], "twice the places are all there are"
+
+
+def test_whose_turn_it_is_but_who_may_not_enter_stands_before_nobody_of_another_tier() -> None:
+    weights = {"enterprise": 8.0, "free": 1.0}
+    batches: Batches[str] = Batches(1, 0.0, 2, Fairness(weights), has_room_for_heavier=True)
+    for number in range(2):
+        batches.add("k", f"flood-{number}", Charge("enterprise", "flood", 1.0), None, 0.0)
+        batches.take(0.0)
+    for number in range(3):
+        batches.add("k", f"busy-{number}", Charge("free", "busy", 0.01), None, 0.0)
+    assert batches.take(0.0) == Batch(3, ("busy-0",), is_alone=False)
+    assert batches.take(0.0) is None, "it has its share of two places"
+    batches.add("k", "quiet", Charge("enterprise", "quiet", 1.0), None, 0.0)
+    assert leader_of(batches) == "busy-1"
+    assert batches.take(0.0) == Batch(4, ("quiet",), is_alone=False)
+
+
+def leader_of(batches: Batches[str]) -> str:
+    return str(batches.queue.lead()[ITEM])
 
 
 def test_an_engine_that_works_a_few_at_a_time_is_given_no_more() -> None:
