@@ -96,27 +96,27 @@ class Turns:
 class Tenant(Turns):
     """All that waits of a tenant. `rank`: seconds served; `place`: when it came, or was served.
 
-    `_free_s`: of what it missed while nothing of it waited, what it may still have uncharged.
+    `free_s`: of what it missed while nothing of it waited, what it may still have uncharged.
     """
 
-    __slots__ = ("_free_s", "name", "place", "rank", "tier")
+    __slots__ = ("free_s", "name", "place", "rank", "tier")
 
     def __init__(self, tier: Tier, name: str) -> None:
         super().__init__()
         self.tier, self.name, self.rank, self.place = tier, name, tier.served, 0
-        self._free_s = 0.0
+        self.free_s = 0.0
 
     def come_back(self, cost_s: float) -> None:
         """Something waits of it again, that costs so much; others had more meanwhile."""
         missed_s = self.tier.served - self.rank
         self.rank = self.tier.served
-        self._free_s = min(self._free_s + missed_s, cost_s)
+        self.free_s = min(self.free_s + missed_s, cost_s)
 
-    def charge(self, cost_s: float) -> None:
-        """It is served."""
-        free_s = min(self._free_s, cost_s)
-        self._free_s -= free_s
-        self.rank += cost_s - free_s
+    def owed_s(self, cost_s: float) -> float:
+        """What it is charged of that."""
+        free_s = min(self.free_s, cost_s)
+        self.free_s -= free_s
+        return cost_s - free_s
 
 
 class Line(Turns):

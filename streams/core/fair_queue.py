@@ -145,11 +145,10 @@ class FairQueue(Generic[T]):
         if not tenant.num:
             tier.num_placed += 1
             tenant.place = tier.num_placed
-            is_behind = tenant.rank <= tier.served
-            if is_behind:
+            if tenant.rank <= tier.served:
                 tenant.come_back(cost_s)
             if not tenant.is_ranked:
-                (tier.ranking.add_in_order if is_behind else tier.ranking.add)(tenant)
+                tier.ranking.add(tenant)
         own_key = self._keys.get(key)
         if own_key is None:
             own_key = self._keys[key] = KeyTurns(key)
@@ -210,7 +209,7 @@ class FairQueue(Generic[T]):
         charged_s = cost_s if cost_s > LEAST_COST_S else LEAST_COST_S
         if tenant.rank > tier.served:
             tier.served = tenant.rank
-        tenant.charge(charged_s)
+        tenant.rank += tenant.owed_s(charged_s) if tenant.free_s else charged_s
         tier.num_placed += 1
         tenant.place = tier.num_placed
         if tenant.rank > tier.highest:

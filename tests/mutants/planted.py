@@ -85,8 +85,8 @@ MUTANTS = (
     Mutant(
         "charges nobody",
         _FAIR,
-        "        tenant.charge(charged_s)\n",
-        "        tenant.charge(0.0)\n",
+        "        tenant.rank += tenant.owed_s(charged_s) if tenant.free_s else charged_s\n",
+        "",
         _FAIRNESS,
     ),
     Mutant(

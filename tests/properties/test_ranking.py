@@ -33,10 +33,9 @@ class World:
         if not member.num:
             self.num_placed += 1
             member.place = self.num_placed
-            is_behind = member.rank <= self.served
             member.rank = max(member.rank, self.served)
             if not member.is_ranked:
-                (self.ranking.add_in_order if is_behind else self.ranking.add)(member)
+                self.ranking.add(member)
         member.num += 1
 
     def serve(self, cost: float) -> None:
@@ -65,6 +64,18 @@ def test_the_first_is_the_least_of_those_that_wait(seed: int, num: int, eagernes
         else:
             world.come(member)
     assert world.ranking.first() is world.least()
+
+
+def test_who_is_alone_and_served_again_and_again_leaves_nothing_behind() -> None:
+    world = World(1)
+    (member,) = world.members
+    for _ in range(3):
+        world.come(member)
+    for _ in range(2_000):
+        world.come(member)
+        world.serve(1.0)
+    assert len(world.ranking) == 1
+    assert len(world.ranking._near) < 200
 
 
 @given(st.integers(0, 5), st.integers(0, 300))
