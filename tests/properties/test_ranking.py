@@ -66,6 +66,19 @@ def test_the_first_is_the_least_of_those_that_wait(seed: int, num: int, eagernes
     assert world.ranking.first() is world.least()
 
 
+@given(st.integers(0, 2**32), st.integers(100, 300))
+@settings(max_examples=15)
+def test_so_it_is_where_only_some_are_in_order(seed: int, num: int) -> None:
+    chance, world = random.Random(seed), World(num)
+    for member in world.members:
+        world.come(member)
+        world.come(member)
+    for _ in range(3 * num):
+        world.serve(chance.choice([0.0, 1.0, 5.0, 5.5]))
+        if chance.random() < 0.5:
+            world.come(chance.choice(world.members))
+
+
 def test_who_is_alone_and_served_again_and_again_leaves_nothing_behind() -> None:
     world = World(1)
     (member,) = world.members
