@@ -78,7 +78,7 @@ def report(verdicts: Sequence[Verdict]) -> int:
     print_table(HEAD, rows)
     checks = [each.check for verdict in verdicts for each in verdict.findings]
     held = [each.figures for each in verdicts if not FAULTS[each.fault].replays]
-    told = sum(each.num_outcomes for each in held)
+    written = sum(each.num_records for each in held)
     duplicates = sum(each.num_duplicates for each in held)
     goals = Goals()
     goals.at_most("lost", sum(each in ("lost", "untold", "vanished") for each in checks), 0)
@@ -88,7 +88,7 @@ def report(verdicts: Sequence[Verdict]) -> int:
     goals.at_most("findings_of_all_kinds", len(checks), 0)
     # A dead letter that its job's deaths do not explain is an unfit ending (tests/chaos/oracle.py).
     goals.at_most("dead_lettered_though_killed_fewer_than_5_times", checks.count("unfit ending"), 0)
-    goals.at_most("duplicates_on_the_wire_percent", 100 * duplicates / max(1, told), 5)
+    goals.at_most("duplicates_on_the_wire_percent", 100 * duplicates / max(1, written), 5)
     for name, bound in measured_bounds().items():
         if measured := [each.measured[name] for each in verdicts if name in each.measured]:
             goals.at_most(name, max(measured), bound)

@@ -13,12 +13,15 @@ from types import MappingProxyType
 from streams.topology import worker_stages
 from tests.chaos import change_faults, job_faults, log_faults, recovery, redrives, store_faults
 from tests.chaos.cluster import Cluster
-from tests.chaos.ledger import FAILPOINTS
+from tests.chaos.crew import Member
+from tests.chaos.ledger import FAILPOINTS, in_hand, read_ledger
 from tests.chaos.proxy import LinkFault
 from tests.chaos.rollout import drain_each
 from tests.chaos.scene import DONE_WITHIN_S, Scene, open_scene
 from tests.chaos.worker import MODEL
 
+#: Orders to be in the middle of a batch most of the time.
+BUSY = MappingProxyType({"CHAOS_WORK_MS": "200"})
 NOBODY: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
@@ -80,14 +83,27 @@ def die_at_failpoints(scene: Scene) -> None:
 
 
 def make_zombies(scene: Scene) -> None:
-    """One worker of each stage stops for twice the poll interval, then goes on unaware."""
+    """One worker of each stage stops for twice the poll interval, then goes on unaware.
+
+    Each in the middle of a batch, whose jobs others take over meanwhile.
+    """
     zombies = [scene.crew.of(stage.name)[0] for stage in worker_stages()]
     for member in zombies:
-        member.pause()
+        _pause_in_a_batch(scene, member)
     scene.wait_s(2 * scene.cluster.settings.max_poll_interval_ms / 1000)
     for member in zombies:
         member.resume()
     scene.wait_s(3.0)
+
+
+def _pause_in_a_batch(scene: Scene, member: Member) -> None:
+    for _ in range(20):
+        jobs = scene.until_busy(member)
+        member.pause()
+        if jobs & in_hand(read_ledger(scene.folder), member.pids[-1]):
+            return
+        member.resume()
+    raise AssertionError(f"{member.name} was never stopped in the middle of a batch")
 
 
 def toggle(scene: Scene) -> None:
@@ -198,8 +214,9 @@ FAULTS: Mapping[str, Fault] = {
         Fault("F1-steps", "real samplers killed in the middle of steps",
               recovery.die_in_the_middle_of_steps, 100, {"CHAOS_REAL": "1"},
               changes={"checkpoint_ms": 100}),
-        Fault("F2", "SIGTERM to each worker with a running batch", drain_each),
-        Fault("F3", "zombies: SIGSTOP for 2 x max.poll.interval, SIGCONT", make_zombies),
+        Fault("F2", "SIGTERM to each worker with a running batch", drain_each, orders=BUSY),
+        Fault("F3", "zombies: SIGSTOP for 2 x max.poll.interval, SIGCONT", make_zombies,
+              orders=BUSY),
         Fault("F4", "workers toggled every 0-500 ms, 60 % down at times", toggle),
         Fault("F5-clean", "each broker stopped and started", bounce_clean),
         Fault("F5-hard", "controller, then each broker, killed and started", bounce_hard),
@@ -214,6 +231,8 @@ FAULTS: Mapping[str, Fault] = {
         Fault("F9", "no memory, lost devices", job_faults.run_out_of_memory),
         Fault("F10", "bulk redrives at once, workers killed", redrives.redrive_under_fire, 200),
         Fault("F11", "cancels and deadlines race", job_faults.race_to_the_end),
+        Fault("F11-expirer", "deadlines pass, the expirer is killed",
+              job_faults.expire_beside_a_dying_expirer),
         Fault("F12-5xx", "object store answers 503", store_faults.refuse),
         Fault("F12-slow", "object store slow", store_faults.slow),
         Fault("F12-lost", "object store does it, and says nothing", store_faults.unanswered),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from streams.kafka.committed import committed_offsets
 from streams.letters import DLT_PREFIX, texts
 from streams.outcomes import read_outcome
 from streams.settings import Settings
-from streams.topology import REQUESTS_DEFERRED, VIDEOS_DONE, worker_stages
+from streams.topology import REQUESTS, REQUESTS_DEFERRED, VIDEOS_DONE, worker_stages
 from tests.chaos.ledger import FAILPOINTS, Entry
 from tests.chaos.oracle import Outcome, RunOfJob, Told, Work
 from tests.chaos.submitter import tenant_of
@@ -40,6 +40,8 @@ class Heard:
         self.told: list[Told] = []
         self.reached: dict[str, set[RunOfJob]] = defaultdict(set)
         self.dead: dict[str, set[RunOfJob]] = defaultdict(set)
+        #: What stages wrote, of jobs: by topic and run.
+        self.num_written: Counter[tuple[str, RunOfJob]] = Counter()
         #: Of records that are no jobs: bytes and reason code of each dead letter, by key.
         self.letters: dict[str, list[tuple[bytes | None, str]]] = defaultdict(list)
 
@@ -55,11 +57,16 @@ class Heard:
             if job_id.startswith(RAW):
                 self.letters[job_id].append((value, found["reason-code"]))
                 return
-            self.dead[found["stage"]].add(RunOfJob(job_id, int(found["run"])))
+            of = RunOfJob(job_id, int(found["run"]))
+            self.num_written[topic, of] += 1
+            self.dead[found["stage"]].add(of)
             return
         if job_id.startswith(RAW):
             return
-        self.reached[topic].add(RunOfJob(job_id, _run_of(headers)))
+        of = RunOfJob(job_id, _run_of(headers))
+        self.reached[topic].add(of)
+        if topic not in (REQUESTS, REQUESTS_DEFERRED):
+            self.num_written[topic, of] += 1
         if topic == VIDEOS_DONE:
             assert value is not None, "VideoDone has no tombstones"
             done = CODEC.decode(value, VideoDone)
@@ -77,6 +84,12 @@ def topics_to_read() -> list[str]:
     stages = worker_stages()
     letters = (each.dead_letters for each in stages)
     return [*(each.reads for each in stages), REQUESTS_DEFERRED, VIDEOS_DONE, *letters]
+
+
+def jobs_stored(store: BlobStore, suffix: str) -> set[str]:
+    """The jobs whose ids end so, of which anything lies there."""
+    jobs = (found.key.split("/")[1] for found in store.walk("") if found.key.count("/") > 1)
+    return {job_id for job_id in jobs if job_id.endswith(suffix)}
 
 
 def read_num_runs(store: BlobStore, job_ids: Sequence[str]) -> dict[str, int]:
@@ -158,11 +171,6 @@ def log_lines(folder: Path, logs: Path, job_id: str) -> Iterator[str]:
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if job_id in line]
             yield from (f"{path.name}: {line}" for line in lines[-LOG_LINES_SHOWN:])
-
-
-def only(jobs: Set[str], found: Mapping[str, set[RunOfJob]]) -> dict[str, set[RunOfJob]]:
-    """What was found, of these jobs alone."""
-    return {name: {of for of in each if of.job_id in jobs} for name, each in found.items()}
 
 
 def _run_of(headers: Headers) -> int:

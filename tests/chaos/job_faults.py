@@ -8,6 +8,7 @@ from schemas.codec import Codec
 from schemas.records import JobControl
 from streams.topology import JOB_CONTROL, REQUESTS_DEFERRED, worker_stages
 from tests.builders import a_request
+from tests.chaos.crew import EXPIRER
 from tests.chaos.findings import RAW
 from tests.chaos.ledger import fall_sick, recover, set_tight
 from tests.chaos.scene import Scene
@@ -76,6 +77,21 @@ def race_to_the_end(scene: Scene) -> None:
         assert scene.until(lambda: scene.has_ended(raced), WITHIN_S), "raced jobs have not ended"
         won = {each.status for each in scene.heard.told if each.job_id in raced}
         patience *= 2  # on a slow machine nothing else lets a job win
+
+
+def expire_beside_a_dying_expirer(scene: Scene) -> None:
+    """Samplers are away while deadlines pass: only the expirer can end these, and it is killed."""
+    scene.crew.stand_down("sampler")
+    hasty = []
+    for number in range(NUM_RACED):
+        leaves_s = scene.random.uniform(4.0, 12.0)
+        hasty.append(scene.submit(f"hasty-{number}", "expired", deadline_s=leaves_s))
+    for _ in range(4):
+        scene.wait_s(scene.random.uniform(1.0, 4.0))
+        scene.crew.members[EXPIRER].kill()
+    assert scene.until(lambda: scene.has_ended(hasty), WITHIN_S), "expired jobs have not ended"
+    for member in scene.crew.of("sampler"):
+        member.is_wanted = True
 
 
 def _race(scene: Scene, raced: list[str], patience: float) -> None:

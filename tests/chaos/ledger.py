@@ -128,6 +128,17 @@ def read_ledger(folder: Path) -> Iterator[Entry]:
     return _entries(path.read_text().splitlines() if path.exists() else ())
 
 
+def in_hand(entries: Iterable[Entry], pid: int) -> set[str]:
+    """Jobs whose computation that process has begun, and not stored."""
+    found: set[str] = set()
+    for entry in entries:
+        if entry.pid == pid and entry.what == "worked":
+            found.update(entry.job_ids)
+        elif entry.pid == pid and entry.what == "stored":
+            found.difference_update(entry.job_ids)
+    return found
+
+
 def _entries(lines: Iterable[str]) -> Iterator[Entry]:
     for line in lines:
         at_s, pid, stage, what, *job_ids = line.split(" ")

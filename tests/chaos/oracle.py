@@ -30,7 +30,7 @@ class RunOfJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request, and what its producer heard. `status` None: any ending is right.
+    """A request, and what its producer heard, when. `status` None: any ending is right.
 
     `num_runs`: the first, and one for each time it was to be redriven.
     """
@@ -38,6 +38,7 @@ class Submission:
     answer: Answer
     status: str | None = "completed"
     num_runs: int = 1
+    at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +84,24 @@ class History:
     outcomes: Mapping[RunOfJob, Outcome]
     reached: Mapping[str, Set[RunOfJob]]  # by stage topic
     dead: Mapping[str, Set[RunOfJob]]  # of dead letters, by stage
+    stored: Set[str]  # jobs of which anything lies in the object store
     work: Mapping[tuple[str, str], Work]  # by (job, stage)
     unreadable: Mapping[str, str]  # completed jobs whose object is not what was promised, and why
     behind: Mapping[str, int]  # records not committed, by "group topic[partition]"
     started_at_s: float
     healed_at_s: float
+    num_records: int  # that stages wrote: of their topics and of their dead letters
+    num_again: int  # of these, that said of a run what another one had said
     num_runs: Mapping[str, int] = field(default_factory=dict)  # claimed, where it is not one
     stages: Sequence[Stage] = field(default_factory=worker_stages)
 
     def latest(self, job_id: str) -> RunOfJob:
         """The run whose outcome is effective."""
         return RunOfJob(job_id, self.num_runs.get(job_id, 1))
+
+    def waited_s(self, job_id: str, told_at_s: float) -> float:
+        """From when nothing was broken and the job was in, until then."""
+        return told_at_s - max(self.healed_at_s, self.submissions[job_id].at_s)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -112,10 +120,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a scenario cost. `num_redone` counts computations beyond the first of (job, stage)."""
+    """What a scenario cost. `num_redone` counts computations beyond the first of (job, stage).
+
+    `after_heal_s`: the longest that a job took from when it was in and nothing was broken.
+    """
 
     num_jobs: int
     num_outcomes: int
+    num_records: int
     num_duplicates: int
     num_redone: int
     longest_stall_s: float
@@ -131,6 +143,7 @@ def judge(history: History, limit_s: float) -> list[Finding]:
             *_second_runs(history),
             *_unrequested(history),
             *_unfit_endings(history, limit_s),
+            *_needless_letters(history),
             *_imbalance(history),
             *(Finding("unreadable", job, None, why) for job, why in history.unreadable.items()),
             *(
@@ -147,24 +160,30 @@ def figures(history: History) -> Figures:
     """The table's figures."""
     times_s = [history.started_at_s, *sorted(each.at_s for each in history.told)]
     gaps_s = [later - sooner for sooner, later in itertools.pairwise(times_s)]
+    told = (each for each in history.told if each.job_id in history.submissions)
+    waits_s = (history.waited_s(each.job_id, each.at_s) for each in told)
     return Figures(
         num_jobs=sum(each.answer == "acknowledged" for each in history.submissions.values()),
         num_outcomes=len(history.outcomes),
-        num_duplicates=len(history.told) - len({each.of for each in history.told}),
+        num_records=history.num_records,
+        num_duplicates=history.num_again,
         num_redone=sum(
             max(0, each.num_worked - history.latest(job_id).run)
             for (job_id, _), each in history.work.items()
         ),
         longest_stall_s=max(gaps_s, default=0.0),
-        after_heal_s=max(0.0, times_s[-1] - history.healed_at_s),
+        after_heal_s=max((0.0, *waits_s)),
     )
 
 
 def _lost(history: History) -> Iterator[Finding]:
     told = {each.of for each in history.told}
+    on_the_log = {of.job_id for of in history.reached.get(history.stages[0].reads, ())}
     for job_id, submission in history.submissions.items():
         latest = history.latest(job_id)
-        if submission.answer == "acknowledged" and latest not in history.outcomes:
+        if submission.answer == "acknowledged" and job_id not in on_the_log:
+            yield Finding("lost", job_id, None, "its producer was told it is in, and it is not")
+        elif submission.answer == "acknowledged" and latest not in history.outcomes:
             text = f"run {latest.run} has no outcome"
             yield Finding("lost", job_id, _last_stage(history, latest), text)
     for of, outcome in history.outcomes.items():
@@ -198,11 +217,13 @@ def _second_runs(history: History) -> Iterator[Finding]:
 
 
 def _unrequested(history: History) -> Iterator[Finding]:
-    ended = {of.job_id for of in history.outcomes}
-    for job_id in sorted({*ended, *(each.job_id for each in history.told)}):
+    found = {of.job_id for runs in history.reached.values() for of in runs}
+    found.update(of.job_id for of in history.outcomes)
+    found.update(each.job_id for each in history.told)
+    for job_id in sorted(found | history.stored):
         submission = history.submissions.get(job_id)
         if submission is None or submission.answer == "failed":
-            yield Finding("unrequested", job_id, None, "it ended, and nobody was told it is in")
+            yield Finding("unrequested", job_id, None, "nobody was told it is in, and it was begun")
 
 
 def _unfit_endings(history: History, limit_s: float) -> Iterator[Finding]:
@@ -214,13 +235,25 @@ def _unfit_endings(history: History, limit_s: float) -> Iterator[Finding]:
         outcome = history.outcomes.get(latest)
         if outcome is None or submission.status is None:
             continue
-        if outcome.status != submission.status and not _may_be_dead(history, job_id):
+        is_given_up = outcome.status == "failed" and _may_be_dead(history, job_id)
+        if outcome.status != submission.status and not is_given_up:
             text = f"it is {outcome.status}, not {submission.status}"
             yield Finding("unfit ending", job_id, outcome.ended_by, text)
-        late_s = told_at_s.get(latest, history.healed_at_s) - history.healed_at_s - limit_s
-        if late_s > 0:
-            text = f"it ended {limit_s + late_s:.1f} s after the heal, not within {limit_s:g} s"
+        took_s = history.waited_s(job_id, told_at_s.get(latest, history.healed_at_s))
+        if took_s > limit_s:
+            text = f"it ended {took_s:.1f} s after the heal, not within {limit_s:g} s"
             yield Finding("late", job_id, outcome.ended_by, text)
+
+
+def _needless_letters(history: History) -> Iterator[Finding]:
+    """What should complete leaves no dead letter in its last run, whatever it came to."""
+    for stage, runs in history.dead.items():
+        for of in sorted(runs):
+            submission = history.submissions.get(of.job_id)
+            is_sound = submission is not None and submission.status == "completed"
+            is_last = of == history.latest(of.job_id)
+            if is_sound and is_last and not _may_be_dead(history, of.job_id):
+                yield Finding("needless letter", of.job_id, stage, "it should complete")
 
 
 def _may_be_dead(history: History, job_id: str) -> bool:

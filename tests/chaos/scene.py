@@ -13,18 +13,18 @@ from typing import Any
 
 from streams.blobs.opening import store_of
 from tests.chaos.cluster import Cluster
-from tests.chaos.crew import Crew
+from tests.chaos.crew import Crew, Member
 from tests.chaos.findings import (
     Heard,
+    jobs_stored,
     log_lines,
-    only,
     read_num_runs,
     read_outcomes,
     records_behind,
     topics_to_read,
     work_of,
 )
-from tests.chaos.ledger import Failpoint, arm, disarm, is_armed, read_ledger
+from tests.chaos.ledger import Failpoint, arm, disarm, in_hand, is_armed, read_ledger
 from tests.chaos.oracle import Figures, Finding, History, RunOfJob, figures, judge
 from tests.chaos.submitter import Submitter
 from tests.e2e.reading import Tail
@@ -99,6 +99,17 @@ class Scene:
         has_fired = self.until(lambda: not is_armed(self.folder, stage, point), FIRES_WITHIN_S)
         assert has_fired, f"no {stage} worker came by {point} within {FIRES_WITHIN_S:g} s"
 
+    def until_busy(self, member: Member) -> set[str]:
+        """Returns when that worker has begun to compute; which jobs."""
+        found: set[str] = set()
+
+        def is_busy() -> bool:
+            found.update(in_hand(read_ledger(self.folder), member.pids[-1]) if member.pids else ())
+            return bool(found)
+
+        assert self.until(is_busy, FIRES_WITHIN_S), f"{member.name} has had nothing to do"
+        return found
+
     def has_ended(self, jobs: Collection[str], run: int = 1) -> bool:
         """Whether of each job that run's VideoDone was read."""
         return {each.job_id for each in self.heard.told if each.run == run}.issuperset(jobs)
@@ -145,12 +156,12 @@ class Scene:
         except AssertionError as error:  # the fault did not come about, or its own rule is broken
             self._row_findings.append(Finding("row", None, None, str(error)))
         self._is_feeding = False
-        wanted_within_s = 10 * self._done_within_s
-        self.until(lambda: len(self.submitter.submissions) >= num_jobs, wanted_within_s)
         disarm(self.folder)
         self.cluster.heal()
         self.crew.heal()
         self.healed_at_s = time.monotonic()
+        wanted_within_s = 10 * self._done_within_s
+        self.until(lambda: len(self.submitter.submissions) >= num_jobs, wanted_within_s)
         self.submitter.finish()
         if self.num_acknowledged < num_jobs / 2:
             text = f"{self.num_acknowledged} of {num_jobs} requests were acknowledged"
@@ -198,21 +209,25 @@ class Scene:
             self.wait_s(1.0)
 
     def _verdict(self, behind: Mapping[str, int]) -> Verdict:
-        jobs = set(self.submitter.submissions) | {each.job_id for each in self.heard.told}
         store = store_of(self.cluster.direct)
+        stored = jobs_stored(store, self.suffix)
+        jobs = {*self.submitter.submissions, *(each.job_id for each in self.heard.told), *stored}
         num_runs = read_num_runs(store, sorted(jobs))
         outcomes, unreadable = read_outcomes(store, num_runs)
         history = History(
             submissions=self.submitter.submissions,
             told=self.heard.told,
             outcomes=outcomes,
-            reached=only(jobs, self.heard.reached),
-            dead=only(jobs, self.heard.dead),
+            reached=self.heard.reached,
+            dead=self.heard.dead,
+            stored=stored,
             work=work_of(read_ledger(self.folder)),
             unreadable=unreadable,
             behind=behind,
             started_at_s=self.started_at_s,
             healed_at_s=self.healed_at_s,
+            num_records=self.heard.num_written.total(),
+            num_again=self.heard.num_written.total() - len(self.heard.num_written),
             num_runs=num_runs,
         )
         findings = (*self._row_findings, *judge(history, self._done_within_s))

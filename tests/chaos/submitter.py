@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -48,7 +49,7 @@ class Submitter:
         deadline = now + timedelta(seconds=deadline_s)
         request = GenerationRequest(job_id, tenant, "a ball", now, tier=tier, deadline=deadline)
         partition = partition_of_job(tier, tenant, job_id, settings.partitions, settings.tiers)
-        self.submissions[job_id] = Submission("unknown", status)
+        self.submissions[job_id] = Submission("unknown", status, at_s=time.monotonic())
         self._placed[job_id] = self._codec.encode(request), partition
         self.send_again(job_id)
 
@@ -76,7 +77,8 @@ class Submitter:
             # An error does not say that the record is not on the log: only an answer is one.
             if error is None:
                 known = self.submissions[job_id]
-                self.submissions[job_id] = replace(known, answer="acknowledged")
+                now_s = time.monotonic()
+                self.submissions[job_id] = replace(known, answer="acknowledged", at_s=now_s)
 
         return heard
 

@@ -44,11 +44,14 @@ def a_history(**changes: Any) -> History:
         outcomes={RUN_A: DONE},
         reached=reached(A),
         dead={},
+        stored={A},
         work={(A, "sampler"): Work(1, 0)},
         unreadable={},
         behind={"reel.sampler prompts.cleaned[0]": 0},
         started_at_s=90.0,
         healed_at_s=100.0,
+        num_records=4,
+        num_again=0,
     )
     return replace(history, **changes)
 
@@ -64,6 +67,26 @@ def failing(stage: str, deaths: int = 0, **changes: Any) -> History:
         work={(A, stage): Work(deaths, deaths)},
         **changes,
     )
+
+
+def ending_as(status: str, deaths: int = 0, **changes: Any) -> History:
+    """In the sampler, without a dead letter."""
+    outcome = Outcome(status, "sampler", b"ended")
+    return a_history(
+        told=[told(outcome=outcome)],
+        outcomes={RUN_A: outcome},
+        reached=reached(A, up_to="prompts.cleaned") | {"videos.done": {RUN_A}},
+        work={(A, "sampler"): Work(deaths, deaths)},
+        **changes,
+    )
+
+
+def in_at(at_s: float) -> dict[str, Submission]:
+    return {A: Submission("acknowledged", at_s=at_s)}
+
+
+def test_who_came_after_the_heal_has_its_time_from_then() -> None:
+    assert judge(a_history(submissions=in_at(110.0), told=[told(at_s=131.0)]), LIMIT_S) == []
 
 
 def test_a_sound_history_has_no_findings() -> None:
@@ -84,13 +107,7 @@ def test_what_should_fail_may_fail_and_what_killed_five_times_may_be_given_up() 
 
 @pytest.mark.parametrize("status", ["cancelled", "expired", "rejected"])
 def test_a_job_that_ends_otherwise_leaves_the_balance_where_it_ends(status: str) -> None:
-    outcome = Outcome(status, "sampler", b"ended")
-    history = a_history(
-        submissions={A: Submission("acknowledged", status)},
-        told=[told(outcome=outcome)],
-        outcomes={RUN_A: outcome},
-        reached=reached(A, up_to="prompts.cleaned") | {"videos.done": {RUN_A}},
-    )
+    history = ending_as(status, submissions={A: Submission("acknowledged", status)})
     assert judge(history, LIMIT_S) == []
 
 
@@ -112,8 +129,26 @@ def test_a_job_that_ends_otherwise_leaves_the_balance_where_it_ends(status: str)
             [("unrequested", B, None)],
         ),
         (a_history(submissions={A: Submission("failed")}), [("unrequested", A, None)]),
-        (failing("sampler", deaths=4), [("unfit ending", A, "sampler")]),
+        (
+            failing("sampler", deaths=4),
+            [("needless letter", A, "sampler"), ("unfit ending", A, "sampler")],
+        ),
         (a_history(told=[told(at_s=131.0)]), [("late", A, "finisher")]),
+        (
+            a_history(submissions=in_at(110.0), told=[told(at_s=141.0)]),
+            [("late", A, "finisher")],
+        ),
+        (
+            a_history(reached=reached(A) | {"requests": set()}),
+            [("from nowhere", A, "prompt"), ("lost", A, None)],
+        ),
+        (a_history(stored={A, B}), [("unrequested", B, None)]),
+        (
+            a_history(reached={**reached(A), "requests": {RUN_A, RUN_B}}),
+            [("unrequested", B, None), ("vanished", B, "prompt")],
+        ),
+        (a_history(dead={"decoder": {RUN_A}}), [("needless letter", A, "decoder")]),
+        (ending_as("cancelled", deaths=5), [("unfit ending", A, "sampler")]),
         (
             a_history(reached=reached(A) | {"latents.ready": set()}),
             [("from nowhere", A, "decoder"), ("vanished", A, "sampler")],
@@ -161,7 +196,7 @@ def test_a_job_that_was_redriven_is_judged_by_its_last_run() -> None:
         ),
         (
             redriven("failed", dead={"sampler": {RUN_A}, "finisher": {SECOND}}),
-            [("unfit ending", A, "finisher")],
+            [("needless letter", A, "finisher"), ("unfit ending", A, "finisher")],
         ),
         (redriven("failed"), [("no dead letter", A, "finisher"), ("unfit ending", A, "finisher")]),
         (
@@ -172,6 +207,7 @@ def test_a_job_that_was_redriven_is_judged_by_its_last_run() -> None:
         (
             redriven(num_runs={}),
             [
+                ("needless letter", A, "sampler"),
                 ("second run", A, "finisher"),
                 ("second run", A, None),
                 ("unfit ending", A, "sampler"),
@@ -198,7 +234,6 @@ def test_each_check_of_runs_can_fail(
 def test_work_done_once_in_each_run_is_not_done_again() -> None:
     work = {(A, "prompt"): Work(2, 0), (A, "sampler"): Work(3, 0)}
     assert figures(redriven(work=work)).num_redone == 1
-    assert figures(redriven()).num_duplicates == 0
 
 
 def test_figures_count_distinct_jobs_and_the_longest_silence() -> None:
@@ -206,10 +241,12 @@ def test_figures_count_distinct_jobs_and_the_longest_silence() -> None:
         submissions={A: Submission("acknowledged"), B: Submission("unknown")},
         told=[told(at_s=95.0), told(at_s=110.0), told(at_s=112.0)],
         work={(A, "sampler"): Work(3, 1), (A, "decoder"): Work(1, 0), (B, "prompt"): Work(0, 0)},
+        num_records=9,
+        num_again=2,
     )
     assert figures(history) == Figures(
-        num_jobs=1, num_outcomes=1, num_duplicates=2, num_redone=2, longest_stall_s=15.0,
-        after_heal_s=12.0,
+        num_jobs=1, num_outcomes=1, num_records=9, num_duplicates=2, num_redone=2,
+        longest_stall_s=15.0, after_heal_s=12.0,
     )  # fmt: skip
 
 
