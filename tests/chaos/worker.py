@@ -35,7 +35,6 @@ from streams.runner import Dispatch, Sink, Source, StageRunner
 from streams.settings import Settings
 from streams.topology import Stage
 from tests.chaos.ledger import POISONED, Ledger, is_ill, is_sick, is_tight
-from tests.chaos.real_jobs import as_real, conditioning
 from tests.chaos.skew import FastClock, PublishedCodec, set_wall_clock
 from tests.echo import EchoWork, job_of, next_record
 from workers.engine import RowEngine
@@ -134,6 +133,8 @@ class ChaosWork(EchoWork):
         chance = self._chance(job.job_id)
         data = chance.randbytes(chance.randint(1, MAX_BYTES // 2))
         if self._orders.is_real and self.stage == "prompt":
+            from tests.chaos.real_jobs import conditioning  # numpy: half a second of every start
+
             data = conditioning(chance)
         prefix = blob_prefix(job.tenant_id, job.job_id, job.run, self.stage)
         blob = self._blobs.put(prefix, [data], "application/octet-stream")
@@ -144,7 +145,11 @@ class ChaosWork(EchoWork):
 
     def _new_job(self, task: Task) -> Job:
         job = job_of(task.record, task.partition)
-        return as_real(job, self._orders.model) if self._orders.is_real else job
+        if not self._orders.is_real:
+            return job
+        from tests.chaos.real_jobs import as_real
+
+        return as_real(job, self._orders.model)
 
     def _chance(self, job_id: str) -> random.Random:
         return random.Random(f"{self._orders.seed}/{self.stage}/{job_id}")
