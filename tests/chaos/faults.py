@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -201,6 +202,24 @@ def reset_links(scene: Scene) -> None:
         proxy.heal()
 
 
+def cut_each_off(scene: Scene) -> None:
+    """A worker of each stage, in the middle of a batch, hears no broker, beyond its session.
+
+    The object store is there: so it works on, and stores, what others have taken over.
+    """
+    session_s = scene.cluster.settings.session_timeout_ms / 1000
+    for stage in worker_stages():
+        member = scene.crew.of(stage.name)[0]
+        scene.until_busy(member)
+        own = re.compile(rb"reel-%b-\S+?-%d\b" % (stage.name.encode(), member.pids[-1]))
+        for proxy in scene.cluster.broker_proxies:
+            proxy.set_fault(SILENT, own.search)
+        scene.wait_s(session_s + 3.0)
+        for proxy in scene.cluster.broker_proxies:
+            proxy.heal()
+        scene.wait_s(2.0)
+
+
 SLOW = LinkFault(latency_s=0.1, bytes_per_s=3_000_000 / 8)
 SILENT = LinkFault(is_black_hole=True)
 UNANSWERED = LinkFault(drops_answers=True)
@@ -226,6 +245,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("F6-slow", "links of 100 ms and 3 Mbit/s", partial(link_fault, SLOW, 12.0)),
         Fault("F6-silent", "all clients cut off, half-open", partial(link_fault, SILENT, 15.0)),
         Fault("F6-reset", "links reset, or cut in the middle", reset_links),
+        Fault("F6-one", "a worker of each stage cut off in a batch", cut_each_off, orders=BUSY),
         Fault("F7", "brokers' answers are lost", partial(link_fault, UNANSWERED, 8.0)),
         Fault("F8", "poison of every kind", job_faults.poison, 200),
         Fault("F9", "no memory, lost devices", job_faults.run_out_of_memory),

@@ -15,6 +15,8 @@ from typing import Self, TypeVar
 from streams.local.processes import LOOPBACK
 
 Result = TypeVar("Result")
+#: By the first bytes that a client sent on its connection: true where a fault is meant for it.
+IsMeant = Callable[[bytes], object]
 
 _CHUNK_BYTES = 16 * 1024
 #: SO_LINGER on, for zero seconds: closing sends a reset instead of an orderly end.
@@ -53,14 +55,15 @@ class FaultProxy:
         self.port = port
         self._upstream_port = upstream_port
         self._fault = LinkFault()
+        self._is_meant: IsMeant = _everybody
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy")
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
 
-    def set_fault(self, fault: LinkFault) -> None:
-        """From now on the links suffer this fault in place of the one before."""
-        self._call(lambda: self._begin(fault))
+    def set_fault(self, fault: LinkFault, is_meant: IsMeant | None = None) -> None:
+        """From now on the links suffer this fault in place of the one before; or some of them."""
+        self._call(lambda: self._begin(fault, is_meant or _everybody))
 
     def heal(self) -> None:
         """The links are sound again; what a black hole held back goes on its way."""
@@ -107,10 +110,10 @@ class FaultProxy:
 
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
 
-    def _begin(self, fault: LinkFault) -> None:
-        self._fault = fault
+    def _begin(self, fault: LinkFault, is_meant: IsMeant) -> None:
+        self._fault, self._is_meant = fault, is_meant
         for link in self._links:
-            link.begin(fault)
+            link.begin(fault, is_meant)
 
     def _reset_all(self) -> int:
         links = list(self._links)
@@ -124,7 +127,8 @@ class FaultProxy:
         except OSError:
             _abort(writer)
             return
-        link = _Link((reader, writer), upstream, self._fault)
+        link = _Link((reader, writer), upstream)
+        link.begin(self._fault, self._is_meant)
         self._links.add(link)
         try:
             await link.carry()
@@ -139,14 +143,16 @@ class _Link:
         self,
         client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        fault: LinkFault,
     ) -> None:
         self._client, self._server = client, server
         self._flows = asyncio.Event()
         self._has_dropped = False
-        self.begin(fault)
+        self._first = b""  # that its client sent
+        self._current: tuple[LinkFault, IsMeant] = LinkFault(), _everybody
 
-    def begin(self, fault: LinkFault) -> None:
+    def begin(self, fault: LinkFault, is_meant: IsMeant) -> None:
+        self._current = fault, is_meant
+        fault = fault if is_meant(self._first) else LinkFault()
         self._fault = fault
         self._bytes_left = fault.cut_after_bytes
         if self._has_dropped:  # its client could make no sense of what follows
@@ -176,6 +182,9 @@ class _Link:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_from_client: bool
     ) -> None:
         while chunk := await reader.read(_CHUNK_BYTES):
+            if is_from_client and not self._first:
+                self._first = chunk
+                self.begin(*self._current)  # now it is known whom it is meant for
             await self._delay(len(chunk))
             await self._flows.wait()
             if not is_from_client and self._fault.drops_answers:
@@ -206,6 +215,10 @@ class _Link:
     async def _delay(self, num_bytes: int) -> None:
         rate = self._fault.bytes_per_s
         await asyncio.sleep(self._fault.latency_s + (num_bytes / rate if rate else 0.0))
+
+
+def _everybody(_first: bytes) -> bool:
+    return True
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

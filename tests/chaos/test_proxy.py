@@ -151,3 +151,22 @@ def test_a_server_that_is_away_is_a_reset() -> None:
         client.settimeout(10)
         with pytest.raises(ConnectionResetError):
             client.recv(1)
+
+
+def test_a_fault_may_be_meant_for_some_clients_by_what_they_say_first() -> None:
+    servers = EchoServer(), EchoServer()
+    with FaultProxy(servers[0].port) as first, FaultProxy(servers[1].port) as second:
+        for proxy in (first, second):
+            proxy.set_fault(LinkFault(is_black_hole=True), lambda said: b"worker-7" in said)
+        with (
+            socket.create_connection((LOOPBACK, first.port), timeout=10) as one,
+            socket.create_connection((LOOPBACK, second.port), timeout=10) as other,
+        ):
+            one.sendall(b"worker-7 is here")
+            assert exchange(other, b"worker-8") == b"worker-8"
+            assert exchange(other, b"worker-7") == b"worker-7", "it is known by what it said first"
+            assert servers[0].received == b""
+            first.heal()
+            assert one.recv(64) == b"worker-7 is here"
+            first.set_fault(LinkFault(is_black_hole=True), lambda said: b"worker-8" in said)
+            assert exchange(one, b"worker-8") == b"worker-8"
