@@ -100,11 +100,13 @@ class Scene:
         assert has_fired, f"no {stage} worker came by {point} within {FIRES_WITHIN_S:g} s"
 
     def until_busy(self, member: Member) -> set[str]:
-        """Returns when that worker has begun to compute; which jobs."""
+        """Returns when that worker, which runs, has begun to compute anything more; which jobs."""
+        pid = member.pids[-1]
+        before = in_hand(read_ledger(self.folder), pid)  # also what was taken from it meanwhile
         found: set[str] = set()
 
         def is_busy() -> bool:
-            found.update(in_hand(read_ledger(self.folder), member.pids[-1]) if member.pids else ())
+            found.update(in_hand(read_ledger(self.folder), pid) - before)
             return bool(found)
 
         assert self.until(is_busy, FIRES_WITHIN_S), f"{member.name} has had nothing to do"
