@@ -35,7 +35,7 @@ from streams.local.processes import (
 KAFKA_VERSION = "4.3.0"
 MIN_JAVA = 17
 _SPACE_BYTES = 1_000_000_000
-_START_S = 60.0
+_START_S = 180.0  # three JVMs beside nine busy workers on two cores: one was not up after 60
 _RESOLVE_S = 900.0
 _FORMAT_S = 60.0
 
