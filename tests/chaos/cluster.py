@@ -42,7 +42,7 @@ SHORT: dict[str, Any] = {
     "delivery_timeout_ms": 8_000,
     "join_timeout_ms": 60_000,
     "drain_ms": 3_000,
-    "grace_ms": 8_000,
+    "grace_ms": 40_000,
     "store_connect_ms": 1_000,
     "store_read_ms": 2_000,
 }

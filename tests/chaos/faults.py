@@ -23,6 +23,8 @@ from tests.chaos.worker import MODEL
 
 #: Orders to be in the middle of a batch most of the time.
 BUSY = MappingProxyType({"CHAOS_WORK_MS": "200"})
+#: Who drains ends its batch, however slow the machine is.
+PATIENT = MappingProxyType({"drain_ms": 30_000, "max_poll_interval_ms": 60_000})
 NOBODY: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
@@ -233,7 +235,8 @@ FAULTS: Mapping[str, Fault] = {
         Fault("F1-steps", "real samplers killed in the middle of steps",
               recovery.die_in_the_middle_of_steps, 100, {"CHAOS_REAL": "1"},
               changes={"checkpoint_ms": 100}),
-        Fault("F2", "SIGTERM to each worker with a running batch", drain_each, orders=BUSY),
+        Fault("F2", "SIGTERM to each worker with a running batch", drain_each, orders=BUSY,
+              changes=PATIENT),
         Fault("F3", "zombies: SIGSTOP for 2 x max.poll.interval, SIGCONT", make_zombies,
               orders=BUSY),
         Fault("F4", "workers toggled every 0-500 ms, 60 % down at times", toggle),
@@ -268,6 +271,7 @@ FAULTS: Mapping[str, Fault] = {
               orders_of=change_faults.APART),
         Fault("F19-schemas", "old and new schemas written", change_faults.fail_and_die,
               orders_of=change_faults.OLD_WRITERS),
-        Fault("F19-roll", "to classic groups and back", change_faults.roll_protocols),
+        Fault("F19-roll", "to classic groups and back", change_faults.roll_protocols,
+              changes=PATIENT),
     )
 }  # fmt: skip
