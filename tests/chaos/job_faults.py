@@ -15,7 +15,7 @@ from tests.chaos.scene import Scene
 from tests.chaos.submitter import tenant_of
 
 CODEC = Codec()
-WITHIN_S = 120.0
+WITHIN_S = 300.0  # a tenant with a small quota, behind good jobs, on a machine that is slow
 NUM_RACED = 60
 MAX_RACED = 3 * 2 * NUM_RACED
 RACE_ENDS = {"completed", "cancelled", "expired"}
