@@ -112,13 +112,29 @@ def renamed(wishes: Sequence[GenerationRequest], name: str) -> list[GenerationRe
 
 
 def test_jobs_of_mixed_steps_and_guidance_that_join_one_by_one_give_the_pipelines_latents(
-    stages: Stages, oracle: Any
+    stages: Stages, oracle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wishes = renamed(MIXED, "mixed")
+    fetched: list[Task] = []
+    fetch, predict = SamplerWork.fetch, WanDenoiser.predict
+
+    def fetching(self: SamplerWork, task: Task) -> Any:
+        inputs = fetch(self, task)
+        fetched.append(task)
+        return inputs
+
+    def waiting(self: WanDenoiser, *arguments: Any) -> Any:
+        # Each step waits until another job can join: on a busy machine one ended before the next.
+        num_to_come = min(sampling.num_steps + 1, len(wishes))
+        wait_until(lambda: len(fetched) >= num_to_come)
+        return predict(self, *arguments)
+
     with Sampling(stages) as sampling:
-        for wish in wishes:
+        monkeypatch.setattr(SamplerWork, "fetch", fetching)
+        monkeypatch.setattr(WanDenoiser, "predict", waiting)
+        for number, wish in enumerate(wishes, start=1):
             sampling.start([wish])
-            wait_until(lambda before=sampling.num_steps: sampling.num_steps > before)  # type: ignore[misc]
+            wait_until(lambda most=number: sampling.num_steps >= most)  # type: ignore[misc]
         sampling.wait_for(len(wishes))
         for number, wish in enumerate(wishes):
             error = relative_error(sampling.latents(number), expected(oracle, wish, "latent"))
