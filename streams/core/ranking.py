@@ -35,8 +35,7 @@ class Ranking(Generic[M]):
 
     Both only ever grow: so who is out of date here is too far in front, and is put right when that
     comes first. Those in front are in order, the others as they came until it is their turn to be
-    in front (as in a ladder queue, Tang, Goh, Thng, ACM TOMACS 15(3), 2005): a heap of ten thousand
-    costs three times as much.
+    in front (as in a ladder queue, Tang, Goh, Thng, ACM TOMACS 15(3), 2005).
     """
 
     __slots__ = ("_at", "_bound", "_far", "_near", "_num_added", "_tidy_at")
