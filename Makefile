@@ -10,6 +10,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 WITHOUT_SERVERS := not kafka and not s3 and not torch and not slow and not gpu
 
+# A run here starts hundreds of workers: each would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check lint format bench bench-core bench-footprint bench-relay bench-sampler bench-makespan bench-fairness kill-demo chaos chaos-planted soak simulate replay \
   shrink mutants train-demo-model eval-demo-model lock clean

@@ -322,11 +322,11 @@ def test_a_fitted_map_shows_what_is_being_made(model: Model, previewing: Sampler
 def previewing(model: Model) -> SamplerWork:
     """A sampler whose model has a preview map; the map is no part of what the model makes."""
     version = read_card(model.folder).version
-    fitted, explained = fit(model.folder, DeviceSettings(num_threads=2))
+    fitted, explained = fit(model.folder, DeviceSettings(num_threads=1))
     assert explained > 0.1, "a random VAE keeps some of the colours"
     path = write_preview_map(model.folder, fitted)
     assert read_card(model.folder).version == version
-    sampler = SamplerWork(model.folder, DeviceSettings(num_threads=2), model.stages.store)
+    sampler = SamplerWork(model.folder, DeviceSettings(num_threads=1), model.stages.store)
     sampler.load()
     path.unlink()
     return sampler

@@ -34,7 +34,7 @@ GUIDED = [replace(a_wish(200 + number), num_inference_steps=6) for number in ran
 
 def with_budget(stages: Stages, model: Path, budget_bytes: int) -> Stages:
     sampler = SamplerWork(
-        model, DeviceSettings(num_threads=2, budget_bytes=budget_bytes), stages.store
+        model, DeviceSettings(num_threads=1, budget_bytes=budget_bytes), stages.store
     )
     sampler.load()
     return replace(stages, sampler=sampler)
@@ -127,7 +127,7 @@ def test_a_clip_that_cannot_be_decoded_fails_alone(
         for record in work_through(stages.sampler, work_through(stages.prompt, [wish]))
     ]
     roomy = DecoderWork(
-        tiny_model, DeviceSettings(num_threads=2, budget_bytes=1 << 40), stages.store
+        tiny_model, DeviceSettings(num_threads=1, budget_bytes=1 << 40), stages.store
     )
     roomy.load()
     tasks = [Task(record, 2, b"") for record in sampled]
@@ -137,7 +137,7 @@ def test_a_clip_that_cannot_be_decoded_fails_alone(
     budget_bytes = 2 * roomy._budget.take_peak_bytes()
 
     scarce = DecoderWork(
-        tiny_model, DeviceSettings(num_threads=2, budget_bytes=budget_bytes), stages.store
+        tiny_model, DeviceSettings(num_threads=1, budget_bytes=budget_bytes), stages.store
     )
     scarce.load()
     told: list[tuple[int, int]] = []

@@ -45,7 +45,7 @@ from workers.torch_device import DeviceSettings, open_place
 
 pytestmark = pytest.mark.torch
 
-CPU = DeviceSettings(num_threads=2)
+CPU = DeviceSettings(num_threads=1)
 RULES = AdmissionRules(DEFAULT_TIERS, "free", None, deadline_s=3600.0)
 WISHES = (("a red circle", 3.0), ("a blue square moving up", 5.5), ("x", 1.25), ("", 2.0))
 
