@@ -21,6 +21,10 @@ from streams.local.embedded import EmbeddedKafka
 from streams.local.object_store import S3Server
 from streams.settings import read_settings
 
+# Workers, brokers and tests share few cores. torch's threads spin while they wait for one another:
+# on a busy machine two of them take up to ten times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Examples have no time limit: a busy machine is no finding.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")

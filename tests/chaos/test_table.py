@@ -1,0 +1,49 @@
+"""A row that comes to no verdict is a finding, and costs the others nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from streams.local.processes import StartFailed
+from tests.chaos import __main__ as chaos
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.oracle import NO_FIGURES
+from tests.chaos.scene import Verdict
+
+
+def test_a_server_that_does_not_come_back_is_a_finding_and_the_next_row_has_another_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clusters: list[Path] = []
+    rows: list[tuple[str, Path]] = []
+
+    @contextmanager
+    def open_cluster(folder: Path, home: Path) -> Iterator[Any]:
+        clusters.append(folder)
+        yield SimpleNamespace(settings=SimpleNamespace(home=folder))
+
+    @contextmanager
+    def open_row(cluster: Any, place: Path, fault: Fault, seed: int) -> Iterator[Any]:
+        rows.append((fault.name, place.parent))
+
+        def run(num_jobs: int, inflict: Any) -> Verdict:
+            if fault.name == "F4":
+                raise StartFailed("broker-2 was not ready in time")
+            return Verdict(fault.name, seed, NO_FIGURES, (), (), 1.0, {})
+
+        yield SimpleNamespace(run=run)
+
+    monkeypatch.setattr(chaos, "open_cluster", open_cluster)
+    monkeypatch.setattr(chaos, "open_row", open_row)
+    verdicts = chaos.run_all([FAULTS[name] for name in ("F1", "F4", "F8", "F9")], 1, tmp_path)
+    first, second = clusters
+    assert rows == [("F1", first), ("F4", first), ("F8", second), ("F9", second)]
+    assert [len(each.findings) for each in verdicts] == [0, 1, 0, 0]
+    assert "broker-2 was not ready in time" in capsys.readouterr().out
+    assert chaos.report(verdicts) == 1
