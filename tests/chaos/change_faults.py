@@ -28,11 +28,11 @@ OLD_WRITERS = each_second("1", {"CHAOS_SCHEMA": "1"})
 
 def fail_and_die(scene: Scene) -> None:
     """Jobs that are tried again and again, and deaths, so that records change hands."""
-    weird = []
+    weird: list[str] = []
+    stages = [stage.name for stage in worker_stages()]
     for number in range(NUM_WEIRD):
-        for stage in worker_stages():
-            weird.append(scene.submit(f"weird.{stage.name}.{number}", "failed"))
-            scene.die_at(stage.name, "after-upload")
+        weird += [scene.submit(f"weird.{each}.{number}", "failed") for each in stages]
+        scene.die_at(dict.fromkeys(stages, "after-upload"))
     assert scene.until(lambda: scene.has_ended(weird), WITHIN_S), "tries are not used up"
 
 

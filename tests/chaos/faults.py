@@ -78,11 +78,11 @@ def open_row(
 
 
 def die_at_failpoints(scene: Scene) -> None:
-    """Every stage at every failpoint, in a seeded order, one after the other."""
-    points = [(stage.name, point) for stage in worker_stages() for point in FAILPOINTS]
-    scene.random.shuffle(points)
-    for stage, point in points:
-        scene.die_at(stage, point)
+    """Every stage at every failpoint, each in a seeded order of its own, all side by side."""
+    stages = [stage.name for stage in worker_stages()]
+    orders = [scene.random.sample(FAILPOINTS, len(FAILPOINTS)) for _ in stages]
+    for points in zip(*orders, strict=True):
+        scene.die_at(dict(zip(stages, points, strict=True)))
 
 
 def make_zombies(scene: Scene) -> None:

@@ -22,11 +22,10 @@ from streams.runner import Dispatch
 from streams.settings import read_settings
 from tests.bench.goals import print_table
 from tests.chaos.cluster import open_cluster
-from tests.chaos.faults import FAULTS
-from tests.chaos.scene import open_scene
+from tests.chaos.faults import FAULTS, open_row
 from workers.fenced import FencedWork
 
-DONE_WITHIN_S = 15.0
+DONE_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +169,12 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="reel-planted-") as folder,
         open_cluster(Path(folder), read_settings().home) as cluster,
     ):
-        for bug in BUGS.values():
-            fault = FAULTS[bug.fault]
-            orders = {"CHAOS_BUG": bug.name}
-            place = Path(folder) / bug.name
-            with open_scene(
-                cluster, place, bug.name, 1, orders, done_within_s=DONE_WITHIN_S
-            ) as scene:
+        for seed, bug in enumerate(BUGS.values(), start=1):
+            fault, orders = FAULTS[bug.fault], {"CHAOS_BUG": bug.name}
+            with open_row(
+                cluster, Path(folder) / bug.name, fault, seed,
+                orders=orders, done_within_s=DONE_WITHIN_S,
+            ) as scene:  # fmt: skip
                 verdict = scene.run(fault.num_jobs, fault.inflict)
             checks = sorted({each.check for each in verdict.findings})
             is_caught = bool(bug.caught_by & set(checks)) or (bug.name == CONTROL and not checks)

@@ -43,7 +43,7 @@ def die_beside_another(scene: Scene) -> None:
         both = scene.crew.of(stage.name)
         for member in both:  # whoever dies is not started again
             member.is_wanted = False
-        scene.die_at(stage.name, "after-work")
+        scene.die_at({stage.name: "after-work"})
         has_recovered = scene.until(
             lambda: None not in recoveries(read_ledger(scene.folder)), RECOVERS_WITHIN_S
         )

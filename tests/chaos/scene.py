@@ -93,11 +93,16 @@ class Scene:
         answers = (each.answer for each in self.submitter.submissions.values())
         return sum(answer == "acknowledged" for answer in answers)
 
-    def die_at(self, stage: str, point: Failpoint) -> None:
-        """The next of that stage's workers to pass there dies; returns when it has."""
-        arm(self.folder, stage, point)
-        has_fired = self.until(lambda: not is_armed(self.folder, stage, point), FIRES_WITHIN_S)
-        assert has_fired, f"no {stage} worker came by {point} within {FIRES_WITHIN_S:g} s"
+    def die_at(self, points: Mapping[str, Failpoint]) -> None:
+        """By stage: the next of its workers to pass there dies; returns when all have."""
+        for stage, point in points.items():
+            arm(self.folder, stage, point)
+
+        def left() -> dict[str, Failpoint]:
+            return {s: point for s, point in points.items() if is_armed(self.folder, s, point)}
+
+        has_fired = self.until(lambda: not left(), FIRES_WITHIN_S)
+        assert has_fired, f"within {FIRES_WITHIN_S:g} s no worker came by {left()}"
 
     def until_busy(self, member: Member) -> set[str]:
         """Returns when that worker, which runs, has begun to compute anything more; which jobs."""
