@@ -371,8 +371,8 @@ class StepEngine(RowEngine):
                 cap.took(rows, time.monotonic() - began_s, self._work.peak_bytes())
             return outcomes
         if isinstance(error, OutOfMemory):
+            self._work.free_memory()
             if rung is _Rung.WHOLE:
-                self._work.free_memory()
                 return self._outcomes(key, states, _Rung.FREED)
             cap.found_no_memory(rows)
             if rung is _Rung.FREED and rows > len(states):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -212,9 +213,10 @@ def device_faults(
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what the allocator keeps."""
+    """Give back what the allocator keeps, and what only a collection frees: cycles hold tensors."""
     import torch
 
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from streams.core.events import Failed, Fate
+from streams.core.events import Emitted, Failed, Fate
 from streams.engine import Task
 from streams.errors import OutOfMemory
 from tests.torch.test_sampler_steps import Sampling, renamed
@@ -23,6 +25,7 @@ from tests.torch.test_stages import (
     work_through,
 )
 from workers.decoder.work import DecoderWork
+from workers.sampler.families.wan import WanDenoiser
 from workers.sampler.work import SamplerWork
 from workers.torch_device import DeviceSettings
 
@@ -67,8 +70,21 @@ def test_caps_learn_real_peaks_and_no_forward_ever_fails(
     assert "work failed" not in caplog.text
 
 
+@pytest.fixture
+def rare_collections() -> Iterator[None]:
+    """What only a collection frees stays, as in a large process, where the next is far away."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def test_guidance_takes_a_forward_of_its_own_where_both_rows_do_not_fit(
-    stages: Stages, oracle: Any, tiny_model: Path, caplog: pytest.LogCaptureFixture
+    stages: Stages,
+    oracle: Any,
+    tiny_model: Path,
+    caplog: pytest.LogCaptureFixture,
+    rare_collections: None,
 ) -> None:
     whole = peak_bytes(stages, tiny_model, is_split=False)
     split = peak_bytes(stages, tiny_model, is_split=True)
@@ -80,6 +96,28 @@ def test_guidance_takes_a_forward_of_its_own_where_both_rows_do_not_fit(
         sampling.wait_for(1)
         assert relative_error(sampling.latents(0), expected(oracle, wish, "latent")) <= 1e-5
     assert caplog.text.count("work failed") == 2, "whole, and again with the cache freed"
+
+
+def test_what_only_a_collection_frees_costs_no_job(
+    stages: Stages,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rare_collections: None,
+) -> None:
+    budget = 2 * peak_bytes(stages, tiny_model, is_split=False)
+    scarce = with_budget(stages, tiny_model, budget)
+    predict = WanDenoiser.predict
+
+    def leaves_a_cycle(self: WanDenoiser, *args: Any, **words: Any) -> Any:
+        kept: list[Any] = [torch.zeros(budget // 3, dtype=torch.uint8)]
+        kept.append(kept)
+        return predict(self, *args, **words)
+
+    monkeypatch.setattr(WanDenoiser, "predict", leaves_a_cycle)
+    with Sampling(scarce) as sampling:
+        sampling.start(renamed(GUIDED[:1], "cycles"))
+        sampling.wait_for(1)
+        assert isinstance(sampling.answers[0], Emitted)
 
 
 def test_what_fits_in_no_way_is_a_dead_letter_with_evidence(
