@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,16 @@ def test_a_worthless_checkpoint_means_a_fresh_start(
 @pytest.fixture
 def store(tmp_path: Path) -> BlobStore:
     return open_store(tmp_path.as_uri())
+
+
+def test_one_that_waits_to_be_stored_keeps_no_tensor_on_the_device(stages: Stages) -> None:
+    state = stepped(stages, begun(stages, "UniPC of order 2", 7))
+    kept = weakref.ref(state.latents)
+    save = stages.sampler.snapshot(state)
+    del state
+    gc.collect()
+    assert kept() is None, "a slow store would hold a state of each job"
+    save()
 
 
 def test_only_the_newest_is_kept_and_none_when_it_is_forgotten(

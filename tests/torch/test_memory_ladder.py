@@ -70,21 +70,8 @@ def test_caps_learn_real_peaks_and_no_forward_ever_fails(
     assert "work failed" not in caplog.text
 
 
-@pytest.fixture
-def rare_collections() -> Iterator[None]:
-    """What only a collection frees stays, as in a large process, where the next is far away."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def test_guidance_takes_a_forward_of_its_own_where_both_rows_do_not_fit(
-    stages: Stages,
-    oracle: Any,
-    tiny_model: Path,
-    caplog: pytest.LogCaptureFixture,
-    rare_collections: None,
+    stages: Stages, oracle: Any, tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = peak_bytes(stages, tiny_model, is_split=False)
     split = peak_bytes(stages, tiny_model, is_split=True)
@@ -96,6 +83,15 @@ def test_guidance_takes_a_forward_of_its_own_where_both_rows_do_not_fit(
         sampling.wait_for(1)
         assert relative_error(sampling.latents(0), expected(oracle, wish, "latent")) <= 1e-5
     assert caplog.text.count("work failed") == 2, "whole, and again with the cache freed"
+
+
+@pytest.fixture
+def rare_collections() -> Iterator[None]:
+    """What only a collection frees stays, as in a large process, where the next is far away."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def test_what_only_a_collection_frees_costs_no_job(

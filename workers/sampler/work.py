@@ -234,7 +234,11 @@ class SamplerWork:
         return found
 
     def snapshot(self, state: Denoising) -> Callable[[], None]:
-        """What stores a checkpoint of this state: on an I/O thread, while steps go on."""
+        """What stores a checkpoint of this state: on an I/O thread, while steps go on.
+
+        It keeps nothing else of the state: until a slow store has it, steps need the memory.
+        """
+        job = state.job
         data = dump(
             identity_of(state.record, state.schedule), state.latents, state.schedule,
             state.num_done,
@@ -242,7 +246,7 @@ class SamplerWork:
 
         def save() -> None:
             if data is not None:
-                self._checkpoints.save(state.job, data)
+                self._checkpoints.save(job, data)
 
         return save
 
