@@ -10,17 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from streams.local.processes import StartFailed
-from streams.settings import read_settings
 from tests.bench.goals import Goals, print_table
-from tests.chaos.cluster import Cluster, open_cluster
-from tests.chaos.faults import FAULTS, Fault, open_row
-from tests.chaos.oracle import NO_FIGURES, Finding
+from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.recovery import measured_bounds
+from tests.chaos.rows import run_rows
 from tests.chaos.scene import Verdict
 
 HEAD = ["fault", "jobs", "outcomes", "duplicates", "redone", "stall s", "after heal s", "took s"]
@@ -37,36 +33,18 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"no fault {unknown[0]}: of {', '.join(FAULTS)}")
     chosen = [FAULTS[name] for name in wishes.faults or FAULTS]
     if wishes.folder is not None:
-        return report(run_all(chosen, wishes.seed, wishes.folder))
+        return run_all(chosen, wishes.seed, wishes.folder)
     with tempfile.TemporaryDirectory(prefix="reel-chaos-") as folder:
-        return report(run_all(chosen, wishes.seed, Path(folder)))
+        return run_all(chosen, wishes.seed, Path(folder))
 
 
-def run_all(chosen: Sequence[Fault], seed: int, folder: Path) -> list[Verdict]:
-    """One fault after the other, each with a crew of its own, on one cluster while that lasts."""
-    verdicts: list[Verdict] = []
-    while len(verdicts) < len(chosen):
-        with open_cluster(folder / f"from-{len(verdicts)}", read_settings().home) as cluster:
-            is_sound = True
-            while is_sound and len(verdicts) < len(chosen):
-                fault = chosen[len(verdicts)]
-                print(f"{fault.name}, seed {seed}: {fault.what}", flush=True)
-                verdict, is_sound = run_row(cluster, fault, seed)
-                verdicts.append(verdict)
-                tell(verdict)
-    return verdicts
-
-
-def run_row(cluster: Cluster, fault: Fault, seed: int) -> tuple[Verdict, bool]:
-    """How it went; and whether the cluster does for another: not if a server does not come back."""
-    started_at_s = time.monotonic()
-    try:
-        with open_row(cluster, cluster.settings.home / fault.name, fault, seed) as scene:
-            return scene.run(fault.num_jobs, fault.inflict), True
-    except (AssertionError, StartFailed) as error:
-        finding = Finding("row", None, None, f"it came to no verdict: {error}")
-        seconds = time.monotonic() - started_at_s
-        return Verdict(fault.name, seed, NO_FIGURES, (finding,), (), seconds, {}), False
+def run_all(chosen: Sequence[Fault], seed: int, folder: Path) -> int:
+    """Row after row, each told as it ends; then all of them."""
+    verdicts = []
+    for verdict in run_rows(chosen, seed, folder):
+        verdicts.append(verdict)
+        tell(verdict)
+    return report(verdicts)
 
 
 def tell(verdict: Verdict) -> None:

@@ -134,9 +134,6 @@ class Figures:
     after_heal_s: float
 
 
-NO_FIGURES = Figures(0, 0, 0, 0, 0, 0.0, 0.0)
-
-
 def judge(history: History, limit_s: float) -> list[Finding]:
     """All that is wrong. Sound jobs must have completed within `limit_s` of the heal."""
     return sorted(

@@ -18,7 +18,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +25,11 @@ from PIL import Image, ImageDraw
 
 from streams.settings import read_settings
 from tests.bench.goals import Goals, print_table
-from tests.chaos.cluster import Cluster, open_cluster
+from tests.chaos.cluster import open_cluster
 from tests.chaos.crew import Crew
-from tests.chaos.faults import FAULTS, open_row
+from tests.chaos.faults import FAULTS
 from tests.chaos.recovery import RECOVERY_S, STEPS_AGAIN, measured_bounds
+from tests.chaos.rows import run_rows
 from tests.chaos.scene import Scene, Verdict, open_scene
 
 HEAD = (
@@ -83,16 +83,15 @@ def drawn(seed: int) -> list[str]:
 
 
 def _run_seed(table: Path, seed: int, names: Sequence[str]) -> None:
-    with _cluster(table.parent, f"seed-{seed}") as (cluster, place):
-        for name in names:
-            fault = FAULTS[name]
-            with open_row(cluster, place / name, fault, seed) as scene:
-                _append(table, seed, scene.run(fault.num_jobs, fault.inflict))
+    place = _new_folder(table.parent, f"seed-{seed}")
+    for verdict in run_rows([FAULTS[name] for name in names], seed, place):
+        _append(table, seed, verdict)
 
 
 def _run_calm(table: Path, path: Path, num_jobs: int) -> None:
+    place = _new_folder(table.parent, CALM)
     with (
-        _cluster(table.parent, CALM) as (cluster, place),
+        open_cluster(place, read_settings().home) as cluster,
         open_scene(cluster, place / CALM, CALM, 1) as scene,
         path.open("w", newline="") as file,
     ):
@@ -111,13 +110,11 @@ def _run_calm(table: Path, path: Path, num_jobs: int) -> None:
         _append(table, 1, scene.run(num_jobs, watch))
 
 
-@contextmanager
-def _cluster(folder: Path, name: str) -> Iterator[tuple[Cluster, Path]]:
-    """In a new folder: what an interrupted run left is in the way of nobody."""
+def _new_folder(folder: Path, name: str) -> Path:
+    """What an interrupted run left is in the way of nobody."""
     place = folder / f"{name}-{time.time_ns()}"
     place.mkdir()
-    with open_cluster(place, read_settings().home) as cluster:
-        yield cluster, place
+    return place
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
