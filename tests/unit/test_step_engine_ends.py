@@ -172,6 +172,7 @@ def test_checkpoints_are_stored_as_often_as_asked_for_and_one_at_a_time(
     with rig:
         rig.start(*tasks_of("a-50"))
         wait_until(lambda: len(rig.steps.forwards) == 50)  # the store is slow, the steps are not
+        wait_until(lambda: bool(begun))  # its thread may not have had a turn in all of them
         assert begun == [1]
         may_go_on.set()
         rig.wait_for(1)
