@@ -116,7 +116,8 @@ class StageState:
         """How long the loop may wait for records without being late for anything else."""
         if self._marking or self._entering:
             return self.limits.shortest_poll_s
-        if self.ours.is_committing or self.is_draining or self._here.num_active:
+        is_reading = self.num_unread_ledgers > 0  # by turns, while its requests wait
+        if is_reading or self.ours.is_committing or self.is_draining or self._here.num_active:
             # As long again as nothing has happened: soon for what is quick, seldom for the rest.
             quiet_s = max(self.limits.shortest_poll_s, now_s - self._event_s)
             return min(self.limits.busy_poll_s, quiet_s)

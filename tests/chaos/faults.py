@@ -15,7 +15,7 @@ from streams.topology import worker_stages
 from tests.chaos import change_faults, job_faults, log_faults, recovery, redrives, store_faults
 from tests.chaos.cluster import Cluster
 from tests.chaos.crew import Member
-from tests.chaos.ledger import FAILPOINTS, in_hand, read_ledger
+from tests.chaos.ledger import FAILPOINTS, in_hand
 from tests.chaos.proxy import LinkFault
 from tests.chaos.rollout import drain_each
 from tests.chaos.scene import DONE_WITHIN_S, Scene, open_scene
@@ -103,7 +103,7 @@ def _pause_in_a_batch(scene: Scene, member: Member) -> None:
     for _ in range(20):
         jobs = scene.until_busy(member)
         member.pause()
-        if jobs & in_hand(read_ledger(scene.folder), member.pids[-1]):
+        if jobs & in_hand(scene.ledger.entries(), member.pids[-1]):
             return
         member.resume()
     raise AssertionError(f"{member.name} was never stopped in the middle of a batch")

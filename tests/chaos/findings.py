@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from confluent_kafka import OFFSET_INVALID, Consumer, Message, TopicPartition
@@ -22,7 +23,7 @@ from streams.settings import Settings
 from streams.topology import REQUESTS, REQUESTS_DEFERRED, VIDEOS_DONE, worker_stages
 from tests.chaos.ledger import FAILPOINTS, Entry
 from tests.chaos.oracle import Outcome, RunOfJob, Told, Work
-from tests.chaos.submitter import tenant_of
+from tests.chaos.submitter import tenant_of, tenants
 from tests.chaos.worker import MAX_BYTES
 
 CODEC = Codec()
@@ -86,31 +87,40 @@ def topics_to_read() -> list[str]:
     return [*(each.reads for each in stages), REQUESTS_DEFERRED, VIDEOS_DONE, *letters]
 
 
-def jobs_stored(store: BlobStore, suffix: str) -> set[str]:
-    """The jobs whose ids end so, of which anything lies there."""
-    jobs = (found.key.split("/")[1] for found in store.walk("") if found.key.count("/") > 1)
-    return {job_id for job_id in jobs if job_id.endswith(suffix)}
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a listing of a row's objects shows."""
+
+    jobs: frozenset[str]  # of which anything lies there
+    num_runs: Mapping[str, int]  # claimed, the first included, of those with more than that
+    ended: frozenset[RunOfJob]  # runs with an outcome
 
 
-def read_num_runs(store: BlobStore, job_ids: Sequence[str]) -> dict[str, int]:
-    """How many runs of these jobs are claimed, the first included."""
-    fences = Fences(store)
-    with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda job_id: fences.latest_run(tenant_of(job_id), job_id), job_ids)
-        return dict(zip(job_ids, found, strict=True))
+def look_around(store: BlobStore, suffix: str) -> Stored:
+    """List the objects of the jobs whose ids end so (keys: streams/blobs/fences.py)."""
+    jobs: set[str] = set()
+    num_runs: dict[str, int] = {}
+    ended: set[RunOfJob] = set()
+    for tenant in tenants(suffix):
+        for found in store.walk(tenant):
+            _, job_id, *below = found.key.split("/")
+            jobs.add(job_id)
+            if below[0] == "runs":
+                num_runs[job_id] = max(num_runs.get(job_id, 1), int(below[1]))
+            elif below[-1] == "outcome":
+                ended.add(RunOfJob(job_id, int(below[0])))
+    return Stored(frozenset(jobs), num_runs, frozenset(ended))
 
 
 def read_outcomes(
-    store: BlobStore, num_runs: Mapping[str, int]
+    store: BlobStore, ended: Iterable[RunOfJob]
 ) -> tuple[dict[RunOfJob, Outcome], dict[str, str]]:
-    """The outcome fences of these jobs' runs, and the jobs whose video is not as promised."""
+    """The outcome fences of these runs, and the jobs whose video is not as promised."""
     fences = Fences(store)
-    runs = [RunOfJob(job, run) for job, count in num_runs.items() for run in range(1, count + 1)]
 
-    def look(of: RunOfJob) -> tuple[RunOfJob, Outcome | None, str | None]:
+    def look(of: RunOfJob) -> tuple[RunOfJob, Outcome, str | None]:
         body = fences.outcome(tenant_of(of.job_id), *of)
-        if body is None:
-            return of, None, None
+        assert body is not None, f"{of} was listed, and is gone: fences stay for ever"
         done, why = read_outcome(CODEC, body), None
         if done.status == "completed":
             try:
@@ -121,8 +131,8 @@ def read_outcomes(
         return of, Outcome(done.status, done.ended_by, body), why
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(look, runs))
-    outcomes = {of: outcome for of, outcome, _ in found if outcome is not None}
+        found = list(pool.map(look, sorted(ended)))
+    outcomes = {of: outcome for of, outcome, _ in found}
     return outcomes, {of.job_id: why for of, _, why in found if why is not None}
 
 

@@ -12,7 +12,7 @@ from tests.chaos.crew import EXPIRER
 from tests.chaos.findings import RAW
 from tests.chaos.ledger import fall_sick, recover, set_tight
 from tests.chaos.scene import Scene
-from tests.chaos.submitter import tenant_of
+from tests.chaos.submitter import tenant_of, tenants
 
 CODEC = Codec()
 WITHIN_S = 300.0  # a tenant with a small quota, behind good jobs, on a machine that is slow
@@ -111,8 +111,9 @@ def cancel(scene: Scene, job_id: str) -> None:
 
 def flood(scene: Scene) -> None:
     """One tenant hands in far more than its quota, and those who park its requests are killed."""
+    one = tenants(scene.suffix)[0]
     names = (f"flood-{number}" for number in range(10_000))
-    own = [each for each in names if tenant_of(f"{each}{scene.suffix}") == "t0"][:NUM_FLOODING]
+    own = [each for each in names if tenant_of(f"{each}{scene.suffix}") == one][:NUM_FLOODING]
     flooding = [scene.submit(each, tier="free") for each in own]
     parked = scene.heard.reached[REQUESTS_DEFERRED]
     assert scene.until(lambda: len(parked) >= NUM_FLOODING // 4, WITHIN_S), "nothing was parked"

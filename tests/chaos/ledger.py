@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,6 +60,26 @@ class Ledger:
             return
         self.write(point, job_ids)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Reading:
+    """What all workers have written in a folder, read on from where it was at each look."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "work.log"
+        self._num_bytes = 0
+        self._entries: list[Entry] = []
+
+    def entries(self) -> Sequence[Entry]:
+        """All so far, in order."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._num_bytes)
+                found = file.read()
+            whole = found[: found.rfind(b"\n") + 1]
+            self._num_bytes += len(whole)
+            self._entries.extend(map(_entry, whole.decode().splitlines()))
+        return self._entries
 
 
 def arm(folder: Path, stage: str, point: Failpoint) -> None:
@@ -122,12 +142,6 @@ def is_tight(folder: Path) -> bool:
     return (folder / "tight").exists()
 
 
-def read_ledger(folder: Path) -> Iterator[Entry]:
-    """All entries, in order."""
-    path = folder / "work.log"
-    return _entries(path.read_text().splitlines() if path.exists() else ())
-
-
 def in_hand(entries: Iterable[Entry], pid: int) -> set[str]:
     """Jobs whose computation that process has begun, and not stored."""
     found: set[str] = set()
@@ -139,10 +153,9 @@ def in_hand(entries: Iterable[Entry], pid: int) -> set[str]:
     return found
 
 
-def _entries(lines: Iterable[str]) -> Iterator[Entry]:
-    for line in lines:
-        at_s, pid, stage, what, *job_ids = line.split(" ")
-        yield Entry(float(at_s), int(pid), stage, what, tuple(job_ids))
+def _entry(line: str) -> Entry:
+    at_s, pid, stage, what, *job_ids = line.split(" ")
+    return Entry(float(at_s), int(pid), stage, what, tuple(job_ids))
 
 
 def _armed(folder: Path, stage: str, point: Failpoint) -> Path:

@@ -12,7 +12,6 @@ from streams.errors import SettingsError
 from streams.kafka.admin import outsider, partitions_of, reset_to_start
 from streams.topology import Stage, stage, worker_stages
 from tests.chaos.findings import records_behind
-from tests.chaos.ledger import read_ledger
 from tests.chaos.scene import Scene
 
 WITHIN_S = 90.0
@@ -26,14 +25,14 @@ def replay_everything(scene: Scene) -> None:
     scene.wait_s(8.0)
     ended = {each.job_id for each in scene.heard.told}
     scene.crew.stand_down()
-    num_entries = len(list(read_ledger(scene.folder)))
+    num_entries = len(scene.ledger.entries())
     for each in worker_stages():
         rewind(scene, each)
     scene.crew.heal()
     work_through_the_log(scene)
     again = {
         job_id
-        for entry in list(read_ledger(scene.folder))[num_entries:]
+        for entry in scene.ledger.entries()[num_entries:]
         if entry.what == "worked"
         for job_id in entry.job_ids
     }

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from streams.settings import Settings
+from streams.kafka.config import FETCH_WAIT_MS
 from streams.topology import worker_stages
 from tests.chaos.cluster import SHORT
-from tests.chaos.ledger import FAILPOINTS, Entry, read_ledger
+from tests.chaos.ledger import FAILPOINTS, Entry
 from tests.chaos.rollout import wait_for_join
 from tests.chaos.scene import Scene
 
@@ -31,9 +31,9 @@ class Steps:
 
 def measured_bounds() -> dict[str, float]:
     """At most that may be measured. A killed worker's jobs are begun elsewhere within its session,
-    the heartbeat by which the other one hears of them, and one poll.
+    the heartbeat by which the other one hears of them, and the fetch that it waits for just then.
     """
-    said_ms = SHORT["session_timeout_ms"] + SHORT["heartbeat_ms"] + Settings().poll_ms
+    said_ms = SHORT["session_timeout_ms"] + SHORT["heartbeat_ms"] + FETCH_WAIT_MS
     return {RECOVERY_S: said_ms / 1000, STEPS_AGAIN: 0.0}
 
 
@@ -45,7 +45,7 @@ def die_beside_another(scene: Scene) -> None:
             member.is_wanted = False
         scene.die_at({stage.name: "after-work"})
         has_recovered = scene.until(
-            lambda: None not in recoveries(read_ledger(scene.folder)), RECOVERS_WITHIN_S
+            lambda: None not in recoveries(scene.ledger.entries()), RECOVERS_WITHIN_S
         )
         assert has_recovered, f"jobs of a dead {stage.name} worker lie untouched"
         joins = [(member, member.num_joins) for member in both if not member.is_running]
@@ -53,8 +53,9 @@ def die_beside_another(scene: Scene) -> None:
             member.is_wanted = True
         for member, num_joins in joins:
             wait_for_join(scene, member, num_joins)
-    found = [each for each in recoveries(read_ledger(scene.folder)) if each is not None]
+    found = [each for each in recoveries(scene.ledger.entries()) if each is not None]
     scene.measured[RECOVERY_S] = max(found)
+    scene.notes.append(f"begun elsewhere after {', '.join(f'{each:.1f}' for each in found)} s")
 
 
 def die_in_the_middle_of_steps(scene: Scene) -> None:
@@ -65,7 +66,7 @@ def die_in_the_middle_of_steps(scene: Scene) -> None:
         scene.wait_s(scene.random.uniform(0.5, 2.0))
         member.kill()
         wait_for_join(scene, member, num_joins)
-    steps = steps_of(read_ledger(scene.folder))
+    steps = steps_of(scene.ledger.entries())
     assert steps.num_again > 0, "nobody died in the middle of a job's steps"
     scene.measured[STEPS_AGAIN] = steps.num_again_though_held
     scene.notes.append(f"{steps.num_done} steps, {steps.num_again} of them done again")

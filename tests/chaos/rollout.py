@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.chaos.crew import Member
-from tests.chaos.ledger import in_hand, read_ledger
+from tests.chaos.ledger import in_hand
 from tests.chaos.scene import Scene
 
 ENDS_WITHIN_S = 60.0
@@ -23,7 +23,7 @@ def replace_member(scene: Scene, member: Member) -> None:
     scene.aside(member.terminate)
     scene.until(lambda: len(member.exits) == num_lives, ENDS_WITHIN_S)
     assert member.exits[-1] == 0, f"{member.name} did not drain: exit {member.exits[-1]}"
-    left = jobs & in_hand(read_ledger(scene.folder), member.pids[num_lives - 1])
+    left = jobs & in_hand(scene.ledger.entries(), member.pids[num_lives - 1])
     assert not left, f"{member.name} drained and left what it had begun: {sorted(left)}"
     wait_for_join(scene, member, num_joins)
 

@@ -84,5 +84,11 @@ class Submitter:
 
 
 def tenant_of(job_id: str) -> str:
-    """The tenant for whom a job was handed in."""
-    return f"t{sum(job_id.encode()) % NUM_TENANTS}"
+    """The tenant for whom a job was handed in: one of its row's, which no other row has."""
+    return tenants(job_id)[sum(job_id.encode()) % NUM_TENANTS]
+
+
+def tenants(suffix: str) -> list[str]:
+    """All those of the row whose jobs' ids end so."""
+    row = suffix.rpartition(".")[2]
+    return [f"t{number}.{row}" for number in range(NUM_TENANTS)]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from streams.blobs.base import open_store
+from streams.blobs.fences import Fences
 from streams.letters import DLT_PREFIX
 from streams.topology import REQUESTS
-from tests.chaos.findings import Heard
-from tests.chaos.ledger import Entry, in_hand
+from tests.chaos.findings import Heard, Stored, look_around
+from tests.chaos.ledger import Entry, Ledger, Reading, in_hand
 from tests.chaos.oracle import RunOfJob
+from tests.chaos.submitter import tenant_of
 
 SUFFIX = ".F1-7"
 JOB = f"good-1{SUFFIX}"
@@ -74,3 +78,41 @@ def test_in_hand_is_what_that_process_computes_and_has_not_stored() -> None:
     ]
     assert in_hand(entries, 7) == {"a"}
     assert in_hand(entries, 9) == set()
+
+
+def test_a_listing_shows_the_jobs_of_its_row_their_runs_and_which_of_these_have_ended(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path.as_uri())
+    fences = Fences(store)
+    begun, ended, redriven = (f"{name}{SUFFIX}" for name in ("begun", "ended", "redriven"))
+    for job_id in (begun, ended, redriven, f"ended{SUFFIX}7"):
+        fences.claim_request(tenant_of(job_id), job_id, b"request")
+    fences.end(tenant_of(ended), ended, 1, b"done")
+    fences.end(tenant_of(redriven), redriven, 1, b"failed")
+    fences.claim_run(tenant_of(redriven), redriven, 2, b"again")
+    fences.publish_result(tenant_of(redriven), redriven, 2, "prompt", 1, b"result")
+    fences.end(tenant_of(redriven), redriven, 2, b"done")
+    fences.end(tenant_of(f"ended{SUFFIX}7"), f"ended{SUFFIX}7", 1, b"another row's")
+    assert look_around(store, SUFFIX) == Stored(
+        frozenset({begun, ended, redriven}),
+        {redriven: 2},
+        frozenset({RunOfJob(ended), RunOfJob(redriven), RunOfJob(redriven, 2)}),
+    )
+
+
+def test_a_ledger_is_read_on_from_where_it_was_and_half_a_line_is_left_for_later(
+    tmp_path: Path,
+) -> None:
+    reading, ledger = Reading(tmp_path), Ledger(tmp_path, "sampler")
+    assert list(reading.entries()) == []
+    ledger.write("fetched", ["a", "b"])
+    ledger.write("worked", ["a"])
+    assert [each.what for each in reading.entries()] == ["fetched", "worked"]
+    with (tmp_path / "work.log").open("a") as file:
+        file.write("1.5 7 sampler sto")
+        file.flush()
+        assert len(reading.entries()) == 2
+        file.write("red a\n")
+    assert reading.entries()[2] == Entry(1.5, 7, "sampler", "stored", ("a",))
+    assert len(reading.entries()) == 3

@@ -98,6 +98,16 @@ def test_nothing_is_delivered_before_the_ledger_is_read() -> None:
     assert prompt.follows[1:] == [Follow((), (0,))]
 
 
+def test_while_a_ledger_is_read_no_turn_waits_long_for_requests_that_may_not_come_in() -> None:
+    prompt = Prompt()
+    prompt.later(5.0)
+    assert prompt.state.poll_timeout_s(prompt.now_s) == LIMITS.busy_poll_s
+    prompt.seen("old", Level.ADMITTED)
+    assert prompt.state.poll_timeout_s(prompt.now_s) == LIMITS.shortest_poll_s
+    prompt.read().later(5.0)
+    assert prompt.state.poll_timeout_s(prompt.now_s) == LIMITS.poll_s
+
+
 def test_over_its_quota_a_request_is_put_on_the_deferred_topic_and_finished() -> None:
     prompt = Prompt().read()
     prompt.comes("one")
