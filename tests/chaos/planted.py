@@ -1,4 +1,6 @@
-"""Bugs planted into real workers, `python -m tests.chaos.planted`: each must make the suite fail.
+"""Bugs planted into real workers: each must make the suite fail.
+
+    python -m tests.chaos.planted [BUG...]
 
 A bug is a change to the product's own classes, made in the worker's process before it starts, where
 `CHAOS_BUG` names it (tests/chaos/worker.py). The command runs each under a fault, prints which
@@ -7,10 +9,11 @@ checks caught it, and ends with 1 if one went unnoticed.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,14 +165,21 @@ BUGS: Mapping[str, Bug] = {
 }
 
 
-def main() -> int:
-    """Run every bug; 0 if each was caught by a check that it should be."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the bugs that are named, or every one; 0 if each was caught by a check that it should."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.planted")
+    parser.add_argument("bugs", nargs="*", metavar="BUG", help=f"of {', '.join(BUGS)}")
+    names = parser.parse_args(arguments).bugs
+    if unknown := [each for each in names if each not in BUGS]:
+        parser.error(f"no bug {unknown[0]}: of {', '.join(BUGS)}")
+    chosen = [BUGS[name] for name in names or BUGS]
     rows, num_missed = [], 0
     with (
         tempfile.TemporaryDirectory(prefix="reel-planted-") as folder,
         open_cluster(Path(folder), read_settings().home) as cluster,
     ):
-        for seed, bug in enumerate(BUGS.values(), start=1):
+        for bug in chosen:
+            seed = 1 + list(BUGS).index(bug.name)
             fault, orders = FAULTS[bug.fault], {"CHAOS_BUG": bug.name}
             with open_row(
                 cluster, Path(folder) / bug.name, fault, seed,
@@ -183,9 +193,11 @@ def main() -> int:
             rows.append([bug.name, bug.fault, str(len(verdict.findings)), caught])
             print(*rows[-1], flush=True)
     print_table(["planted bug", "fault", "findings", "checks"], rows)
-    print(f"{len(rows) - 1} planted bugs beside a run without one, {num_missed} judged wrongly")
+    num_bugs = sum(bug.name != CONTROL for bug in chosen)
+    num_without = len(chosen) - num_bugs
+    print(f"{num_bugs} planted bugs, {num_without} runs without one, {num_missed} judged wrongly")
     return int(num_missed > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
