@@ -113,13 +113,19 @@ def main(
 class _Stop:
     """What SIGTERM and SIGINT do: before the loop turns they end the start, then they drain."""
 
-    drain: Callable[[], None] | None = None
     is_wanted: bool = False
+    _drain: Callable[[], None] | None = None
 
     def __call__(self, _signal: int, _frame: object) -> None:
         self.is_wanted = True
-        if self.drain is not None:
-            self.drain()
+        if self._drain is not None:
+            self._drain()
+
+    def drains(self, drain: Callable[[], None]) -> None:
+        """From now on that is done, at once where one of them has come already."""
+        self._drain = drain
+        if self.is_wanted:  # while clients were made, which takes seconds on a busy machine
+            drain()
 
 
 class Worker:
@@ -255,7 +261,7 @@ class Worker:
             StageLetters(self.stage, self.name, _versions(), fenced.announce),
             feed,
         )
-        self.stop.drain = runner.drain
+        self.stop.drains(runner.drain)
         return runner
 
     def _limits_and_shares(

@@ -130,6 +130,10 @@ def ebb_and_flow(scene: Scene) -> None:
         for member in scene.crew.workers:
             member.is_wanted = False
         scene.aside(*(member.terminate for member in scene.crew.workers))
+        scene.crew.step()
+        # By its own signal ends who has not come so far as to heed it.
+        slow = [each.name for each in scene.crew.workers if each.exits[-1] not in (0, -15)]
+        assert not slow, f"they did not drain: {slow}"
         scene.wait_s(4.0)
         scene.crew.heal()
         scene.wait_s(8.0)
