@@ -12,8 +12,6 @@ from tests.chaos.faults import FAULTS, open_row
 pytestmark = [pytest.mark.kafka, pytest.mark.s3]
 
 SEED = 7
-#: Of 800 jobs after each other the last tier's wait for a minute where the machine is slow.
-DONE_WITHIN_S = 120.0
 
 
 #: 2,000 jobs under faults of workers, links, devices and jobs; then a rollout, and redrives.
@@ -25,7 +23,7 @@ def test_nothing_is_lost_and_nothing_ends_twice(
     cluster: Cluster, name: str, tmp_path: Path
 ) -> None:
     fault, num_jobs = FAULTS[name], SELECTION[name]
-    with open_row(cluster, tmp_path / name, fault, SEED, done_within_s=DONE_WITHIN_S) as scene:
+    with open_row(cluster, tmp_path / name, fault, SEED) as scene:
         verdict = scene.run(num_jobs, fault.inflict)
     assert not verdict.findings, "\n".join((*map(str, verdict.findings), *verdict.notes))
     assert verdict.figures.num_outcomes >= num_jobs
