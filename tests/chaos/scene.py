@@ -169,7 +169,7 @@ class Scene:
         self.crew.heal()
         self.healed_at_s = time.monotonic()
         wanted_within_s = 10 * self._done_within_s
-        self.until(lambda: len(self.submitter.submissions) >= num_jobs, wanted_within_s)
+        self.until(lambda: self.num_acknowledged >= num_jobs, wanted_within_s)
         self.submitter.finish()
         if self.num_acknowledged < num_jobs / 2:
             text = f"{self.num_acknowledged} of {num_jobs} requests were acknowledged"
@@ -193,7 +193,7 @@ class Scene:
             now_s = time.monotonic()
             room = min(room, now_s - self._fed_at_s >= 1 / FEED_PER_S)
             self._fed_at_s = now_s if room > 0 else self._fed_at_s
-        elif submitted >= self._num_wanted:
+        elif self.num_acknowledged >= self._num_wanted:  # what brokers never took is no job
             return
         for _ in range(min(8, room)):
             self.submit(f"good-{len(self.submitter.submissions)}")
