@@ -97,8 +97,13 @@ class Crew:
         num_workers: int = 2,
         orders_of: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`orders` are the environment of tests/chaos/worker.py; `orders_of` more for one name."""
+        """`orders` are the environment of tests/chaos/worker.py; `orders_of` more for one name.
+
+        Logs, the ledger and failpoints lie in the folder `logs`.
+        """
+        logs = logs.resolve()  # workers run in it
         self._settings, self._logs, self._grace_s = settings, logs, settings.grace_ms / 1000
+        orders = {"CHAOS_FOLDER": str(logs), **orders}
         named = {
             f"{stage.name}-{number}": stage.name
             for stage in worker_stages()

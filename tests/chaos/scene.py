@@ -264,7 +264,7 @@ def open_scene(
     `done_within_s`: so long after the heal every sound job has completed, and all is committed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    said = {"CHAOS_FOLDER": str(folder), "CHAOS_SEED": str(seed), "CHAOS_WORK_MS": "20"}
+    said = {"CHAOS_SEED": str(seed), "CHAOS_WORK_MS": "20"}
     settings = cluster.settings.model_copy(update=dict(changes or {}))
     crew = Crew(settings, folder, {**said, **(orders or {})}, orders_of=orders_of)
     with ExitStack() as stack:

@@ -39,7 +39,7 @@ HEAD = (
 CALM = "calm"
 JOBS_OF_SEED = 2_000
 SAMPLE_EVERY_S, STALLED_S = 5.0, 60.0
-WIDTH_PX, HEIGHT_PX = 900, 480
+WIDTH_PX, HEIGHT_PX = 960, 400  # of a panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +188,39 @@ def _mean(samples: Sequence[Sample]) -> float:
 
 
 def plot(samples: Sequence[Sample], path: Path) -> None:
-    """Memory of each process over time, as a PNG."""
-    image = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), "white")
+    """Memory and descriptors of each process over time, one panel above the other, as a PNG."""
+    image = Image.new("RGB", (WIDTH_PX, 2 * HEIGHT_PX), "white")
     pen = ImageDraw.Draw(image)
-    begin_s, end_s = samples[0].at_s, max(samples[0].at_s + 1, samples[-1].at_s)
-    most_mib = max(each.rss_mib for each in samples)
-    by_name: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for each in samples:
-        x_px = 60 + (WIDTH_PX - 80) * (each.at_s - begin_s) / (end_s - begin_s)
-        y_px = HEIGHT_PX - 40 - (HEIGHT_PX - 80) * each.rss_mib / most_mib
-        by_name[each.name].append((x_px, y_px))
-    pen.text((60, 12), f"resident memory of {len(by_name)} processes, MiB", fill="black")
-    pen.text((8, 34), f"{most_mib:.0f}", fill="black")
-    pen.text((WIDTH_PX - 80, HEIGHT_PX - 28), f"{end_s - begin_s:.0f} s", fill="black")
-    for number, points in enumerate(by_name.values()):
-        pen.line(points, fill=f"hsl({number * 360 // len(by_name)}, 70%, 40%)")
+    memory = [(each.at_s, each.name, each.rss_mib) for each in samples]
+    descriptors = [(each.at_s, each.name, float(each.num_descriptors)) for each in samples]
+    _draw_panel(pen, 0, "resident memory, MiB", memory)
+    _draw_panel(pen, HEIGHT_PX, "open descriptors", descriptors)
     image.save(path)
+
+
+def _draw_panel(
+    pen: ImageDraw.ImageDraw, top_px: int, title: str, points: Sequence[tuple[float, str, float]]
+) -> None:
+    """A line a process, named at its end, of its values (time in s, name, value) from 0 up."""
+    begin_s, end_s = points[0][0], max(points[0][0] + 1, points[-1][0])
+    most = max(1.0, *(value for _, _, value in points))
+    lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for at_s, name, value in points:
+        x_px = 60 + (WIDTH_PX - 160) * (at_s - begin_s) / (end_s - begin_s)
+        lines[name].append((x_px, top_px + HEIGHT_PX - 40 - (HEIGHT_PX - 80) * value / most))
+    bottom_px = top_px + HEIGHT_PX - 40
+    pen.line([(60, top_px + 40), (60, bottom_px), (WIDTH_PX - 100, bottom_px)], fill="black")
+    pen.text((60, top_px + 12), f"{title}, of {len(lines)} processes", fill="black")
+    pen.text((24, top_px + 34), f"{most:.0f}", fill="black")
+    pen.text((44, bottom_px - 6), "0", fill="black")
+    pen.text((WIDTH_PX - 160, bottom_px + 12), f"{end_s - begin_s:.0f} s", fill="black")
+    free_px = float(top_px)
+    for number, name in enumerate(sorted(lines, key=lambda name: lines[name][-1][1])):
+        colour = f"hsl({number * 360 // len(lines)}, 70%, 40%)"
+        pen.line(lines[name], fill=colour)
+        free_px = max(free_px, lines[name][-1][1] - 6)
+        pen.text((WIDTH_PX - 94, free_px), name, fill=colour)
+        free_px += 12
 
 
 def report(rows: Sequence[dict[str, str]], samples: Sequence[Sample], picture: Path) -> int:

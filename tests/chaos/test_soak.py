@@ -5,10 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.chaos.faults import FAULTS
 from tests.chaos.recovery import RECOVERY_S, STEPS_AGAIN
-from tests.chaos.soak import HEAD, JOBS_OF_SEED, Sample, drawn, growth, plot, report
+from tests.chaos.soak import (
+    HEAD,
+    HEIGHT_PX,
+    JOBS_OF_SEED,
+    WIDTH_PX,
+    Sample,
+    drawn,
+    growth,
+    plot,
+    report,
+)
 
 
 def samples(per_sample_mib: float, leak: int = 0) -> list[Sample]:
@@ -53,6 +64,17 @@ def test_a_finding_many_duplicates_and_a_leak_each_miss_their_goal(
 def test_a_plot_of_one_moment_is_one(tmp_path: Path) -> None:
     plot([Sample(1.0, "prompt-1", 50.0, 30), Sample(1.0, "prompt-1", 50.0, 30)], tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
+
+
+def test_both_panels_show_each_process(tmp_path: Path) -> None:
+    flat = [Sample(float(number), "decoder-1", 40.0, 20) for number in range(100)]
+    growing = [Sample(float(number), "prompt-1", 50.0 + number, 30) for number in range(100)]
+    plot([*flat, *growing], tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as image:
+        for top in (0, HEIGHT_PX):
+            panel = image.crop((62, top + 40, WIDTH_PX - 100, top + HEIGHT_PX - 42))
+            colours = {colour for _, colour in panel.getcolors(maxcolors=1 << 16) or ()}
+            assert len(colours - {(255, 255, 255)}) == 2
 
 
 def test_twenty_seeds_draw_every_fault_and_each_of_them_two_thousand_jobs() -> None:
