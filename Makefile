@@ -31,7 +31,7 @@ help:
 	@echo 'make bench-relay      CPU time a record of each stage beside a bare Kafka loop (Java 17 and Maven, ten minutes)'
 	@echo 'make kill-demo        SIGKILL to each worker in turn, ten rounds, in the middle of 200 real jobs'
 	@echo 'make chaos            the fault table on three Apache Kafka brokers (CHAOS_ARGS="--seed 2 F1"; Java 17 and Maven)'
-	@echo 'make chaos-planted    six bugs planted into real workers, and which check of the fault suite catches each (PLANTED_ARGS=BUG)'
+	@echo 'make chaos-planted    seven bugs planted into real workers, and which check of the fault suite catches each (PLANTED_ARGS=BUG)'
 	@echo 'make soak             hours: 100,000 simulated schedules, 20 seeds of 2,000 jobs under faults, 20,000 calm jobs; resumable'
 	@echo 'make train-demo-model the demo model anew: 80 min on two cores, resumable (WORK=folder, OUT=folder)'
 	@echo 'make eval-demo-model  every prompt through the pipeline, read back from its MP4, held against the goals'

@@ -38,6 +38,7 @@ _SPACE_BYTES = 1_000_000_000
 _START_S = 180.0  # three JVMs beside nine busy workers on two cores: one was not up after 60
 _RESOLVE_S = 900.0
 _FORMAT_S = 60.0
+_PEERS = "PEERS"
 
 
 class ApacheKafka:
@@ -58,6 +59,7 @@ class ApacheKafka:
         ports: Sequence[int] | None = None,
         properties: Mapping[str, str] | None = None,
         proxied: Sequence[tuple[int, int]] = (),
+        peers_proxied: Sequence[tuple[int, int]] = (),
         heap_mib: int | None = None,
     ) -> None:
         """`home` holds the cached jars; `ports` are the clients', one a broker (None: free ones);
@@ -65,7 +67,8 @@ class ApacheKafka:
 
         `proxied` has, for each broker, a second port that it listens on and the port of a proxy
         before that: clients who come that way are told the proxy's. Brokers among themselves, and
-        clients of `ports`, pass by the proxies.
+        clients of `ports`, pass by the proxies. `peers_proxied` is the same for what brokers ask
+        of each other, replication above all; controllers are always asked directly.
 
         Raises:
             SettingsError: neither one nor three brokers, or not one port or proxy for each.
@@ -75,8 +78,9 @@ class ApacheKafka:
         client_ports = tuple(ports) if ports is not None else free_ports(num_brokers)
         if len(client_ports) != num_brokers:
             raise SettingsError(f"{num_brokers} brokers need as many ports, not {client_ports}")
-        if len(proxied) not in (0, num_brokers):
-            raise SettingsError(f"{num_brokers} brokers need as many proxies, not {len(proxied)}")
+        for each in (proxied, peers_proxied):
+            if len(each) not in (0, num_brokers):
+                raise SettingsError(f"{num_brokers} brokers need as many proxies, not {len(each)}")
         self._folder = folder.absolute()
         self._home = home.absolute()
         controller_ports = free_ports(num_brokers)
@@ -89,7 +93,11 @@ class ApacheKafka:
                 shared,
                 _libs(self._home),
                 heap_mib=heap_mib or (512 if num_brokers == 1 else 384),
-                proxied=proxied[node_id - 1] if proxied else None,
+                proxied={
+                    name: pairs[node_id - 1]
+                    for name, pairs in (("PROXIED", proxied), (_PEERS, peers_proxied))
+                    if pairs
+                },
             )
             for node_id, (client, controller) in enumerate(
                 zip(client_ports, controller_ports, strict=True), start=1
@@ -162,20 +170,21 @@ class KafkaNode:
         libs: Path,
         *,
         heap_mib: int,
-        proxied: tuple[int, int] | None,
+        proxied: Mapping[str, tuple[int, int]],
     ) -> None:
         self.node_id = node_id
         self.port, self._controller_port = ports
         self._folder = folder
         listeners = {"PLAINTEXT": self.port, "CONTROLLER": self._controller_port}
         advertised = {"PLAINTEXT": self.port}
-        if proxied is not None:
-            listeners["PROXIED"], advertised["PROXIED"] = proxied
+        for name, (own_port, told_port) in proxied.items():
+            listeners[name], advertised[name] = own_port, told_port
         self._properties = dict(properties) | {
             "node.id": str(node_id),
             "listeners": _addresses(listeners),
             "advertised.listeners": _addresses(advertised),
             "listener.security.protocol.map": ",".join(f"{each}:PLAINTEXT" for each in listeners),
+            "inter.broker.listener.name": _PEERS if _PEERS in proxied else "PLAINTEXT",
             # Relative to the working folder: a folder's name may hold what this file's syntax,
             # a list by commas in Latin-1, can't.
             "log.dirs": "data",

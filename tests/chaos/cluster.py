@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +50,15 @@ SHORT: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Running servers. `settings` lead through the proxies; `bootstrap` passes them by."""
+    """Running servers. `settings` lead through the proxies; `bootstrap` passes them by.
+
+    `peer_proxies` stand before what brokers ask of each broker, where there are any.
+    """
 
     kafka: ApacheKafka
     store: S3Server
     broker_proxies: tuple[FaultProxy, ...]
+    peer_proxies: tuple[FaultProxy, ...]
     store_proxy: FaultProxy
     settings: Settings
 
@@ -85,7 +89,7 @@ class Cluster:
 
     def heal(self) -> None:
         """Links are sound and all brokers run; returns when each of them lists all."""
-        for proxy in (*self.broker_proxies, self.store_proxy):
+        for proxy in (*self.broker_proxies, *self.peer_proxies, self.store_proxy):
             proxy.heal()
         down = [node for node in self.kafka.nodes if not node.process.is_running]
         for node in self.kafka.nodes:
@@ -98,20 +102,27 @@ class Cluster:
 
 @contextmanager
 def open_cluster(
-    folder: Path, kafka_home: Path, changes: Mapping[str, object] | None = None
+    folder: Path, kafka_home: Path, *, has_peer_proxies: bool = False
 ) -> Iterator[Cluster]:
-    """Servers of their own, with the pipeline's topics; `changes` are to our settings."""
-    behind = free_ports(NUM_BROKERS)
+    """Servers of their own, with the pipeline's topics.
+
+    Proxies between brokers cost each record a way through this process: for who breaks them.
+    """
+    behind, peers_behind = free_ports(NUM_BROKERS), free_ports(NUM_BROKERS * has_peer_proxies)
     with ExitStack() as stack:
         store = stack.enter_context(S3Server(folder / "s3"))
         store_proxy = stack.enter_context(FaultProxy(int(store.endpoint.rpartition(":")[2])))
-        proxies = tuple(stack.enter_context(FaultProxy(port)) for port in behind)
+        proxies, peer_proxies = (
+            tuple(stack.enter_context(FaultProxy(port)) for port in ports)
+            for ports in (behind, peers_behind)
+        )
         kafka = ApacheKafka(
             folder / "kafka",
             home=kafka_home,
             num_brokers=NUM_BROKERS,
             properties=BROKER_PROPERTIES,
-            proxied=[(port, proxy.port) for port, proxy in zip(behind, proxies, strict=True)],
+            proxied=_pairs(behind, proxies),
+            peers_proxied=_pairs(peers_behind, peer_proxies),
             heap_mib=320,
         )
         stack.enter_context(kafka)
@@ -126,7 +137,11 @@ def open_cluster(
             s3_access_key=store.access_key,
             s3_secret_key=store.secret_key,
             **SHORT,
-        ).model_copy(update=dict(changes or {}))
-        cluster = Cluster(kafka, store, proxies, store_proxy, settings)
+        )
+        cluster = Cluster(kafka, store, proxies, peer_proxies, store_proxy, settings)
         apply_topics(cluster.direct)
         yield cluster
+
+
+def _pairs(ports: Sequence[int], proxies: Sequence[FaultProxy]) -> list[tuple[int, int]]:
+    return [(port, proxy.port) for port, proxy in zip(ports, proxies, strict=True)]

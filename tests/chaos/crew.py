@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -164,8 +165,19 @@ class Crew:
     ) -> None:
         for member in self.members.values():
             member.resume()
+        self.dismiss()
+
+    def dismiss(self) -> list[str]:
+        """SIGTERM to everybody, and nobody comes back; who of those that ran did not drain."""
+        running = [each for each in self.members.values() if each.is_running]
+        for member in self.members.values():
+            member.is_wanted = False
         with ThreadPoolExecutor(len(self.members)) as pool:
-            list(pool.map(Member.terminate, self.members.values()))
+            list(pool.map(Member.terminate, running))
+        self.step()
+        # By its own signal ends who has not come so far as to heed it.
+        slow = [each for each in running if each.exits[-1] not in (0, -signal.SIGTERM)]
+        return [f"{each.name} did not drain: exit code {each.exits[-1]}" for each in slow]
 
     def reconfigure(self, member: Member, **changes: object) -> None:
         """When that member starts again, these settings are other than the crew's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,8 +12,18 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from streams.topology import worker_stages
-from tests.chaos import change_faults, job_faults, log_faults, recovery, redrives, store_faults
+from confluent_kafka.admin import AdminClient
+
+from streams.topology import REQUESTS, worker_stages
+from tests.chaos import (
+    change_faults,
+    head_of_line,
+    job_faults,
+    log_faults,
+    recovery,
+    redrives,
+    store_faults,
+)
 from tests.chaos.cluster import Cluster
 from tests.chaos.crew import Member
 from tests.chaos.ledger import FAILPOINTS, in_hand
@@ -25,6 +36,7 @@ from tests.chaos.worker import MODEL
 BUSY = MappingProxyType({"CHAOS_WORK_MS": "200"})
 #: Who drains ends its batch, however slow the machine is.
 PATIENT = MappingProxyType({"drain_ms": 30_000, "max_poll_interval_ms": 60_000})
+WITHIN_S = 60.0
 NOBODY: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
@@ -34,7 +46,8 @@ class Fault:
 
     `orders` are more of them for the workers, `orders_of` for some, by name; `changes` are to the
     crew's settings. A fault that `replays` gives records to the workers a second time, on purpose:
-    its duplicates are not held against the budget.
+    its duplicates are not held against the budget. One that `is_for_peers` breaks links between
+    brokers, which lead through proxies then.
     """
 
     name: str
@@ -45,6 +58,7 @@ class Fault:
     orders_of: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: NOBODY)
     changes: Mapping[str, object] = field(default_factory=dict)
     replays: bool = False
+    is_for_peers: bool = False
 
     @property
     def is_real(self) -> bool:
@@ -226,6 +240,40 @@ def cut_each_off(scene: Scene) -> None:
         scene.wait_s(2.0)
 
 
+def cut_off_among_brokers(scene: Scene) -> None:
+    """Each broker in turn replicates nothing and is replicated by nobody; clients reach it.
+
+    What it leads has one replica in sync then, of which two are asked: nothing is acknowledged.
+    """
+    admin = AdminClient({"bootstrap.servers": scene.cluster.bootstrap})
+    for node, own_proxy in zip(scene.cluster.kafka.nodes, scene.cluster.peer_proxies, strict=True):
+        own = re.compile(rb"broker-%d-fetcher" % node.node_id)
+        for proxy in scene.cluster.peer_proxies:
+            proxy.set_fault(SILENT, None if proxy is own_proxy else own.search)
+        is_alone = scene.until(partial(_is_alone, scene, admin, node.node_id), WITHIN_S)
+        assert is_alone, f"broker {node.node_id} is in sync with others"
+        since_s = time.monotonic()
+        scene.wait_s(scene.cluster.settings.delivery_timeout_ms / 1000 + 2.0)
+        requests = admin.list_topics(REQUESTS, timeout=20.0).topics[REQUESTS].partitions
+        led = {each.id for each in requests.values() if each.leader == node.node_id}
+        taken = scene.submitter.acknowledged_since(since_s)
+        assert not led & taken, f"broker {node.node_id} acknowledged what it alone has"
+        for proxy in scene.cluster.peer_proxies:
+            proxy.heal()
+        scene.wait_s(4.0)
+
+
+def _is_alone(scene: Scene, admin: AdminClient, node_id: int) -> bool:
+    """Whether that broker is in sync with no other, of what it leads and of all else."""
+    scene.wait_s(1.0)  # also: what was answered before is heard
+    topics = admin.list_topics(timeout=20.0).topics.values()
+    partitions = [each for topic in topics for each in topic.partitions.values()]
+    return all(
+        each.isrs == [node_id] if each.leader == node_id else node_id not in each.isrs
+        for each in partitions
+    )
+
+
 SLOW = LinkFault(latency_s=0.1, bytes_per_s=3_000_000 / 8)
 SILENT = LinkFault(is_black_hole=True)
 UNANSWERED = LinkFault(drops_answers=True)
@@ -271,11 +319,15 @@ FAULTS: Mapping[str, Fault] = {
         Fault("F14", "all workers away while jobs pile up, twice", ebb_and_flow),
         Fault("F15", "a tenant floods its quota, who parks is killed", job_faults.flood,
               changes=job_faults.FLOOD_QUOTA),
+        Fault("head-of-line", "a job hangs, its partition's offset map fills",
+              head_of_line.hang_at_the_head),
         Fault("F19-clocks", "clocks ten minutes apart", change_faults.fail_and_die,
               orders_of=change_faults.APART),
         Fault("F19-schemas", "old and new schemas written", change_faults.fail_and_die,
               orders_of=change_faults.OLD_WRITERS),
         Fault("F19-roll", "to classic groups and back", change_faults.roll_protocols,
               changes=PATIENT),
+        Fault("F6-brokers", "each broker cut off from the others", cut_off_among_brokers,
+              is_for_peers=True),
     )
 }  # fmt: skip

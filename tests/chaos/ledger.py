@@ -5,6 +5,7 @@
 <folder>/poisoned               while it is there, frail jobs (`frail.<stage>.*`) can't be worked
 <folder>/<stage>.sick           while it is there, that stage's devices can compute nothing
 <folder>/tight                  while it is there, devices have memory for small batches only
+<folder>/held                   while it is there, the work of `held.<stage>.*` does not end
 """
 
 from __future__ import annotations
@@ -140,6 +141,19 @@ def set_tight(folder: Path, is_so: bool) -> None:
 def is_tight(folder: Path) -> bool:
     """Whether devices have memory for small batches only."""
     return (folder / "tight").exists()
+
+
+def set_held(folder: Path, is_so: bool) -> None:
+    """The work of held jobs does not end, or does."""
+    if is_so:
+        (folder / "held").touch()
+    else:
+        (folder / "held").unlink()
+
+
+def is_held(folder: Path, stage: str, job_id: str) -> bool:
+    """Whether that stage's work on that job does not end, just now."""
+    return job_id.startswith(f"held.{stage}.") and (folder / "held").exists()
 
 
 def in_hand(entries: Iterable[Entry], pid: int) -> set[str]:

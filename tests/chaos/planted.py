@@ -20,6 +20,7 @@ from typing import Any
 
 from streams.blobs.fences import Fences
 from streams.core.events import CommitPoint, Committed, Delivered, Event, TopicPartition
+from streams.core.flights import Flights
 from streams.kafka.consumer import KafkaSource
 from streams.runner import Dispatch
 from streams.settings import read_settings
@@ -139,6 +140,11 @@ def commit_nothing() -> None:
     _replace(KafkaSource, poll=polling, commit=committing)
 
 
+def let_heads_block() -> None:
+    """What holds up its partition stays where it is."""
+    _replace(Flights, divert_heads=lambda self: None)
+
+
 def _replace(owner: type, **methods: Any) -> None:
     for name, method in methods.items():
         setattr(owner, name, method)
@@ -161,6 +167,7 @@ BUGS: Mapping[str, Bug] = {
         Bug("lose-videos", lose_videos, "F2", frozenset({"unreadable"})),
         Bug("tell-nobody", tell_nobody, "F2", frozenset({"untold"})),
         Bug("commit-nothing", commit_nothing, "F2", frozenset({"stalled"})),
+        Bug("let-heads-block", let_heads_block, "head-of-line", frozenset({"row"})),
     )
 }
 

@@ -20,10 +20,10 @@ def run_rows(faults: Sequence[Fault], seed: int, folder: Path) -> Iterator[Verdi
     """Each has a crew of its own; they share a cluster while that does for another row."""
     left = list(faults)
     while left:
-        place = folder / f"from-{left[0].name}"
-        with open_cluster(place, read_settings().home) as cluster:
+        place, is_for_peers = folder / f"from-{left[0].name}", left[0].is_for_peers
+        with open_cluster(place, read_settings().home, has_peer_proxies=is_for_peers) as cluster:
             is_sound = True
-            while left and is_sound:
+            while left and is_sound and left[0].is_for_peers == is_for_peers:
                 verdict, is_sound = _run_row(cluster, left.pop(0), seed)
                 yield verdict
 

@@ -155,7 +155,7 @@ class Scene:
         self.submitter.submissions[job_id] = replace(known, num_runs=known.num_runs + 1)
 
     def run(self, num_jobs: int, fault: Callable[[Scene], None]) -> Verdict:
-        """Feed at least so many jobs while the fault does its work, heal, wait, judge."""
+        """Feed at least so many jobs while the fault does its work, heal, wait, end, judge."""
         self._num_wanted, self._is_feeding = num_jobs, True
         assert self.until(lambda: self.heard.num_told >= 1, READY_S), "no job has ended"
         self.started_at_s = time.monotonic()
@@ -176,6 +176,7 @@ class Scene:
             self._row_findings.append(Finding("row", None, None, text))
         self.until(self._all_told, 2 * self._done_within_s)
         behind = self._rest()
+        self._row_findings += [Finding("row", None, None, each) for each in self.crew.dismiss()]
         return self._verdict(behind)
 
     def _step(self) -> None:

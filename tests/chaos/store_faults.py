@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 from schemas.codec import Codec
-from schemas.records import LatentsReady
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
+from streams.blobs.named import blobs_of
 from streams.blobs.opening import store_of
+from streams.topology import VIDEOS_DONE, Stage, worker_stages
 from tests.chaos.proxy import LinkFault
 from tests.chaos.scene import Scene
 from tests.chaos.submitter import tenant_of
@@ -14,7 +18,7 @@ from tests.chaos.submitter import tenant_of
 REFUSES = LinkFault(
     answer=b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
-NUM_SPOILT = 6  # of each sort
+NUM_SPOILT = 3  # of each sort, between each two stages
 
 
 def refuse(scene: Scene) -> None:
@@ -33,37 +37,47 @@ def unanswered(scene: Scene) -> None:
 
 
 def spoil(scene: Scene) -> None:
-    """Latents vanish, or hold other bytes, while no decoder runs: these jobs must fail, alone."""
-    scene.crew.stand_down("decoder")
+    """Between each two stages blobs vanish, or hold other bytes: these jobs must fail, alone."""
+    for writer, reader in itertools.pairwise(worker_stages()):
+        scene.crew.stand_down(reader.name)
+        _spoil_between(scene, writer, reader)
+        scene.crew.heal()
+
+
+def _spoil_between(scene: Scene, writer: Stage, reader: Stage) -> None:
     store, waiting = store_of(scene.cluster.direct), set[str]()
 
     def has_enough() -> bool:
-        gone = scene.heard.reached["frames.decoded"]
-        for job_id, _ in sorted(scene.heard.reached["latents.ready"] - gone):
-            # What a decoder had made before it was killed need not have been read here yet.
-            if job_id not in waiting and _has_no_frames(store, job_id):
+        gone = scene.heard.reached[reader.writes or ""]
+        for job_id, _ in sorted(scene.heard.reached[reader.reads] - gone):
+            # What a reader had made before it was killed need not have been read here yet.
+            if job_id not in waiting and not _has_made(store, reader, job_id):
                 waiting.add(job_id)
         return len(waiting) >= 2 * NUM_SPOILT
 
-    assert scene.until(has_enough, 30.0), "no latents wait for a decoder"
+    assert scene.until(has_enough, 30.0), f"nothing waits for a {reader.name}"
     for number, job_id in enumerate(sorted(waiting)[: 2 * NUM_SPOILT]):
-        key = _latents_key(store, job_id)
+        key = _key_of(store, writer, job_id)
         store.remove(key)
         if number % 2:
             store.create(key, b"other bytes")
         scene.expect(job_id, "failed")
-    scene.crew.heal()
 
 
-def _has_no_frames(store: BlobStore, job_id: str) -> bool:
-    return Fences(store).result(tenant_of(job_id), job_id, 1, "decoder") is None
+def _has_made(store: BlobStore, stage: Stage, job_id: str) -> bool:
+    fences, tenant = Fences(store), tenant_of(job_id)
+    if stage.writes == VIDEOS_DONE:
+        return fences.outcome(tenant, job_id, 1) is not None
+    return fences.result(tenant, job_id, 1, stage.name) is not None
 
 
-def _latents_key(store: BlobStore, job_id: str) -> str:
-    found = Fences(store).result(tenant_of(job_id), job_id, 1, "sampler")
+def _key_of(store: BlobStore, writer: Stage, job_id: str) -> str:
+    """Of a blob that the stage's result names."""
+    found = Fences(store).result(tenant_of(job_id), job_id, 1, writer.name)
     assert found is not None, "its record is on the log, so its result stands"
-    record = Codec().decode(found[1], LatentsReady)
-    return record.latents.uri.removeprefix(f"{store.root_uri}/")
+    written: Any = writer.writes_record
+    blob, *_ = blobs_of(Codec().decode(found[1], written))
+    return blob.uri.removeprefix(f"{store.root_uri}/")
 
 
 def _for_s(scene: Scene, fault: LinkFault, seconds: float) -> None:

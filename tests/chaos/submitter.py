@@ -59,6 +59,18 @@ class Submitter:
         self._producer.produce(REQUESTS, value, job_id, partition, self._heard(job_id))
         self._producer.poll(0)
 
+    def partition(self, job_id: str) -> int:
+        """Where a job's records lie, on every topic."""
+        return self._placed[job_id][1]
+
+    def acknowledged_since(self, since_s: float) -> set[int]:
+        """Partitions on which a request was acknowledged after that moment (monotonic)."""
+        return {
+            self.partition(job_id)
+            for job_id, each in self.submissions.items()
+            if each.answer == "acknowledged" and each.at_s > since_s
+        }
+
     def put(self, topic: str, partition: int, key: str, value: bytes | None) -> None:
         """Any bytes on any topic."""
         self._producer.produce(topic, value, key, partition)

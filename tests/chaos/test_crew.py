@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from streams.settings import Settings
-from tests.chaos.crew import Crew
+from tests.chaos.crew import Crew, Member
 
 STARTS_WITHIN_S = 60.0
 
@@ -20,11 +21,29 @@ def test_its_folder_may_be_named_from_where_the_test_runs(
     Path("row").mkdir()
     member = Crew(Settings(home=tmp_path), Path("row"), {}).members["prompt-1"]
     member.step(0.0)
-    give_up_s = time.monotonic() + STARTS_WITHIN_S
     try:
-        while not (tmp_path / "row" / "work.log").exists():
-            assert member.is_running, member.log_path.read_text()
-            assert time.monotonic() < give_up_s
-            time.sleep(0.05)
+        wait_for(member, (tmp_path / "row" / "work.log").exists)
     finally:
         member.kill()
+
+
+def test_who_does_not_drain_is_told(tmp_path: Path) -> None:
+    times = {"commit_interval_ms": 100, "drain_ms": 100, "grace_ms": 500}
+    crew = Crew(Settings(home=tmp_path).model_copy(update=times), tmp_path, {})
+    silent, young = crew.members["prompt-1"], crew.members["prompt-2"]
+    silent.step(0.0)
+    wait_for(silent, lambda: "listening" in silent.log_path.read_text())  # and heeds SIGTERM
+    silent.pause()
+    young.step(0.0)
+    assert crew.dismiss() == ["prompt-1 did not drain: exit code -9"]
+    assert not silent.is_running
+    assert not young.is_running
+    assert crew.dismiss() == []
+
+
+def wait_for(member: Member, is_so: Callable[[], bool]) -> None:
+    give_up_s = time.monotonic() + STARTS_WITHIN_S
+    while not is_so():
+        assert member.is_running, member.log_path.read_text()
+        assert time.monotonic() < give_up_s
+        time.sleep(0.05)

@@ -24,7 +24,7 @@ def test_a_server_that_does_not_come_back_is_a_finding_and_the_next_row_has_anot
     opened: list[tuple[str, Path]] = []
 
     @contextmanager
-    def open_cluster(folder: Path, home: Path) -> Iterator[Any]:
+    def open_cluster(folder: Path, home: Path, *, has_peer_proxies: bool) -> Iterator[Any]:
         clusters.append(folder)
         yield SimpleNamespace(settings=SimpleNamespace(home=folder))
 

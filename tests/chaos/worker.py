@@ -34,7 +34,7 @@ from streams.errors import InvalidRecord, OutOfMemory, SickHost
 from streams.runner import Dispatch, Sink, Source, StageRunner
 from streams.settings import Settings
 from streams.topology import Stage
-from tests.chaos.ledger import POISONED, Ledger, is_ill, is_sick, is_tight
+from tests.chaos.ledger import POISONED, Ledger, is_held, is_ill, is_sick, is_tight
 from tests.chaos.skew import FastClock, PublishedCodec, set_wall_clock
 from tests.echo import EchoWork, job_of, next_record
 from workers.engine import RowEngine
@@ -122,6 +122,8 @@ class ChaosWork(EchoWork):
         job_id = job_id_of(record)
         if job_id.startswith(f"slow.{self.stage}."):
             time.sleep(SLOW_S)
+        while is_held(self._orders.folder, self.stage, job_id):
+            time.sleep(0.1)
         if is_ill(self._orders.folder, self.stage, job_id):
             return InvalidRecord("not while it is poisoned", reason_code=POISONED)
         return super()._act(record)
