@@ -243,17 +243,19 @@ def cut_each_off(scene: Scene) -> None:
 def cut_off_among_brokers(scene: Scene) -> None:
     """Each broker in turn replicates nothing and is replicated by nobody; clients reach it.
 
-    What it leads has one replica in sync then, of which two are asked: nothing is acknowledged.
+    Nothing that it leads can be acknowledged: at first for want of the others' answers, then, when
+    these are out of sync, for want of a second replica.
     """
     admin = AdminClient({"bootstrap.servers": scene.cluster.bootstrap})
     for node, own_proxy in zip(scene.cluster.kafka.nodes, scene.cluster.peer_proxies, strict=True):
         own = re.compile(rb"broker-%d-fetcher" % node.node_id)
         for proxy in scene.cluster.peer_proxies:
             proxy.set_fault(SILENT, None if proxy is own_proxy else own.search)
-        is_alone = scene.until(partial(_is_alone, scene, admin, node.node_id), WITHIN_S)
-        assert is_alone, f"broker {node.node_id} is in sync with others"
+        scene.wait_s(1.0)  # what was replicated before is heard
         since_s = time.monotonic()
-        scene.wait_s(scene.cluster.settings.delivery_timeout_ms / 1000 + 2.0)
+        is_cut_off = scene.until(partial(_is_cut_off, scene, admin, node.node_id), WITHIN_S)
+        assert is_cut_off, f"broker {node.node_id} is in sync with the others"
+        scene.wait_s(scene.cluster.settings.delivery_timeout_ms / 1000)
         requests = admin.list_topics(REQUESTS, timeout=20.0).topics[REQUESTS].partitions
         led = {each.id for each in requests.values() if each.leader == node.node_id}
         taken = scene.submitter.acknowledged_since(since_s)
@@ -263,15 +265,16 @@ def cut_off_among_brokers(scene: Scene) -> None:
         scene.wait_s(4.0)
 
 
-def _is_alone(scene: Scene, admin: AdminClient, node_id: int) -> bool:
-    """Whether that broker is in sync with no other, of what it leads and of all else."""
-    scene.wait_s(1.0)  # also: what was answered before is heard
+def _is_cut_off(scene: Scene, admin: AdminClient, node_id: int) -> bool:
+    """Whether that broker is alone in sync of something that it leads, if it leads anything, and
+    not in sync of something else. (Of what nobody writes to all replicas are in sync for ever.)
+    """
+    scene.wait_s(1.0)
     topics = admin.list_topics(timeout=20.0).topics.values()
     partitions = [each for topic in topics for each in topic.partitions.values()]
-    return all(
-        each.isrs == [node_id] if each.leader == node_id else node_id not in each.isrs
-        for each in partitions
-    )
+    led = [each.isrs for each in partitions if each.leader == node_id]
+    is_left_out = any(node_id not in each.isrs for each in partitions)
+    return is_left_out and (not led or [node_id] in led)
 
 
 SLOW = LinkFault(latency_s=0.1, bytes_per_s=3_000_000 / 8)

@@ -37,8 +37,12 @@ def unanswered(scene: Scene) -> None:
 
 
 def spoil(scene: Scene) -> None:
-    """Between each two stages blobs vanish, or hold other bytes: these jobs must fail, alone."""
-    for writer, reader in itertools.pairwise(worker_stages()):
+    """Between each two stages blobs vanish, or hold other bytes: these jobs must fail, alone.
+
+    The last two stages first: a writer that was killed is given its records again, and mends what
+    it finds spoilt.
+    """
+    for writer, reader in reversed(list(itertools.pairwise(worker_stages()))):
         scene.crew.stand_down(reader.name)
         _spoil_between(scene, writer, reader)
         scene.crew.heal()
