@@ -25,6 +25,8 @@ from streams.local.processes import (
 
 _START_S = 60.0
 _SPACE_BYTES = 1_000_000_000
+VOLUME_BYTES = 64 << 20
+"""The files that objects lie in grow to about this size."""
 
 
 class S3Server:
@@ -32,6 +34,7 @@ class S3Server:
 
     `endpoint`, `access_key`, `secret_key` and `bucket` are fixed before the start; the key pair is
     random, anonymous requests are refused. The data stays in `folder` over `stop` and `start`.
+    `master_port` is that of SeaweedFS's own pages.
     """
 
     def __init__(
@@ -42,8 +45,9 @@ class S3Server:
         Raises:
             SettingsError: the program is not installed.
         """
-        self._folder = folder.absolute()
+        self.folder = folder.absolute()
         self._ports = free_ports(8)
+        self.master_port = self._ports[0]
         self._port = port or self._ports[-1]
         self.bucket = bucket
         self.endpoint = f"http://{LOOPBACK}:{self._port}"
@@ -52,8 +56,8 @@ class S3Server:
         self.process = ManagedProcess(
             "the object store",
             [_program(), *self._arguments()],
-            log_path=self._folder / "s3.log",
-            cwd=self._folder,
+            log_path=self.folder / "s3.log",
+            cwd=self.folder,
             # It waits for streams between its own parts that nobody ends; what it has answered for
             # is written by then.
             grace_s=2.0,
@@ -66,9 +70,9 @@ class S3Server:
             SettingsError: the port is busy or the disk full.
             StartFailed: it ended, or did not answer in time.
         """
-        require_space(self._folder, _SPACE_BYTES)
+        require_space(self.folder, _SPACE_BYTES)
         require_free(self._port, "the object store")
-        (self._folder / "data").mkdir(parents=True, exist_ok=True)
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
         self._write_users()
         self.process.start()
         try:
@@ -101,15 +105,15 @@ class S3Server:
         ports = [f"-{name}={port}" for name, port in zip(names, self._ports[:-1], strict=True)]
         return [
             "server",
-            f"-dir={self._folder / 'data'}",
+            f"-dir={self.folder / 'data'}",
             f"-ip={LOOPBACK}",
             f"-ip.bind={LOOPBACK}",
-            "-master.volumeSizeLimitMB=64",
-            "-volume.max=20",
+            f"-master.volumeSizeLimitMB={VOLUME_BYTES >> 20}",
+            "-volume.max=0",  # as many as the disk has room for
             "-filer",
             "-s3",
             f"-s3.port={self._port}",
-            f"-s3.config={self._folder / 's3.json'}",
+            f"-s3.config={self.folder / 's3.json'}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
@@ -123,7 +127,7 @@ class S3Server:
     def _write_users(self) -> None:
         key = {"accessKey": self.access_key, "secretKey": self.secret_key}
         user = {"name": "reel", "credentials": [key], "actions": ["Admin", "Read", "Write", "List"]}
-        path = self._folder / "s3.json"
+        path = self.folder / "s3.json"
         path.touch(mode=0o600)
         path.write_text(json.dumps({"identities": [user]}), encoding="utf-8")
 

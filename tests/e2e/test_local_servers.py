@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 from uuid import uuid4
 
 import boto3
@@ -28,7 +30,7 @@ from streams.local.broker import (
     speaks_kip848,
 )
 from streams.local.embedded import EmbeddedKafka
-from streams.local.object_store import S3Server
+from streams.local.object_store import VOLUME_BYTES, S3Server
 from streams.local.processes import StartFailed, free_port
 from streams.settings import Settings
 from streams.topology import Topic
@@ -199,6 +201,13 @@ def test_s3_stores_for_its_user_only_and_keeps_objects_over_a_restart(tmp_path: 
         with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
             stranger.get_object(Bucket="a-bucket", Key="k")
         stranger.close()
+
+
+def test_the_disk_alone_bounds_what_the_object_store_holds(s3_server: S3Server) -> None:
+    with urlopen(f"http://127.0.0.1:{s3_server.master_port}/dir/status", timeout=10) as page:
+        num_volumes = json.load(page)["Topology"]["Max"]
+    free_bytes = shutil.disk_usage(s3_server.folder).free
+    assert num_volumes * VOLUME_BYTES > 0.8 * free_bytes
 
 
 def test_a_port_in_use_is_told_in_one_line_by_every_server(
