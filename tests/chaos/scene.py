@@ -170,6 +170,7 @@ class Scene:
         self.healed_at_s = time.monotonic()
         wanted_within_s = 10 * self._done_within_s
         self.until(lambda: self.num_acknowledged >= num_jobs, wanted_within_s)
+        self._num_wanted = 0  # else what comes in would never rest
         self.submitter.finish()
         if self.num_acknowledged < num_jobs / 2:
             text = f"{self.num_acknowledged} of {num_jobs} requests were acknowledged"
