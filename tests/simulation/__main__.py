@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing import Pool
 from pathlib import Path
 
 from tests.simulation.judge import Violation
@@ -85,27 +86,21 @@ def _simulate(seed: int) -> Result:
 
 
 def _soak(num_schedules: int, table: Path) -> int:
-    """Thousands that are not in the table yet, until a schedule breaks a rule."""
+    """Thousands that are not in the table yet, on every core, until a schedule breaks a rule."""
     table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("a+", newline="") as file:
+    with table.open("a+", newline="") as file, Pool() as pool:
         file.seek(0)
         there = {int(row["first_seed"]): row for row in csv.DictReader(file)}
         writer = csv.writer(file)
         if not there:
             file.truncate(0)
             writer.writerow(SOAK_HEAD)
-        for first in range(1, num_schedules + 1, SOAK_CHUNK):
-            if first in there:
-                continue
-            num_events, started_s = 0, time.monotonic()
-            for seed in range(first, first + SOAK_CHUNK):
-                result = _simulate(seed)
-                num_events += result.num_events
-                if result.violation is not None:
-                    print(f"seed {seed}: {result.violation}: make replay SEED={seed}")
-                    return 1
-            row = (first, SOAK_CHUNK, num_events, round(time.monotonic() - started_s))
-            there[first] = dict(zip(SOAK_HEAD, map(str, row), strict=True))
+        firsts = (each for each in range(1, num_schedules + 1, SOAK_CHUNK) if each not in there)
+        for row, broken in pool.imap_unordered(_thousand, firsts):
+            if broken is not None:
+                print(broken)
+                return 1
+            there[row[0]] = dict(zip(SOAK_HEAD, map(str, row), strict=True))
             writer.writerow(row)
             file.flush()
     num_done, num_events = (
@@ -113,6 +108,18 @@ def _soak(num_schedules: int, table: Path) -> int:
     )
     print(f"{num_done:,} schedules, {num_events:,} events: every rule was kept")
     return 0
+
+
+def _thousand(first: int) -> tuple[tuple[int, int, int, int], str | None]:
+    """A row of the table; and which rule was broken, where one was."""
+    num_events, started_s, broken = 0, time.monotonic(), None
+    for seed in range(first, first + SOAK_CHUNK):
+        result = _simulate(seed)
+        num_events += result.num_events
+        if result.violation is not None:
+            broken = f"seed {seed}: {result.violation}: make replay SEED={seed}"
+            break
+    return (first, SOAK_CHUNK, num_events, round(time.monotonic() - started_s)), broken
 
 
 def _replay(plan: Plan) -> int:
