@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 from schemas.codec import Codec
@@ -18,6 +19,7 @@ from tests.chaos.submitter import tenant_of
 REFUSES = LinkFault(
     answer=b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
+WITHIN_S = 60.0
 NUM_SPOILT = 3  # of each sort, between each two stages
 
 
@@ -44,11 +46,14 @@ def spoil(scene: Scene) -> None:
     """
     for writer, reader in reversed(list(itertools.pairwise(worker_stages()))):
         scene.crew.stand_down(reader.name)
-        _spoil_between(scene, writer, reader)
+        spoilt = _spoil_between(scene, writer, reader)
         scene.crew.heal()
+        has_ended = scene.until(partial(scene.has_ended, spoilt), WITHIN_S)
+        assert has_ended, f"what is spoilt has not ended at the {reader.name}"
 
 
-def _spoil_between(scene: Scene, writer: Stage, reader: Stage) -> None:
+def _spoil_between(scene: Scene, writer: Stage, reader: Stage) -> list[str]:
+    """Of which jobs."""
     store, waiting = store_of(scene.cluster.direct), set[str]()
 
     def has_enough() -> bool:
@@ -60,12 +65,14 @@ def _spoil_between(scene: Scene, writer: Stage, reader: Stage) -> None:
         return len(waiting) >= 2 * NUM_SPOILT
 
     assert scene.until(has_enough, 30.0), f"nothing waits for a {reader.name}"
-    for number, job_id in enumerate(sorted(waiting)[: 2 * NUM_SPOILT]):
+    spoilt = sorted(waiting)[: 2 * NUM_SPOILT]
+    for number, job_id in enumerate(spoilt):
         key = _key_of(store, writer, job_id)
         store.remove(key)
         if number % 2:
             store.create(key, b"other bytes")
         scene.expect(job_id, "failed")
+    return spoilt
 
 
 def _has_made(store: BlobStore, stage: Stage, job_id: str) -> bool:
