@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
+from functools import partial
 from urllib.request import urlopen
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from streams.core.offset_map import BACK_PRESSURE_SPAN
 from streams.local.processes import LOOPBACK
@@ -31,8 +33,8 @@ def hang_at_the_head(scene: Scene) -> None:
 
     The offsets behind it are those of aborted transactions: readers of what is committed never see
     these, and one record beyond such a gap is as far away as it is beyond so many jobs, which would
-    take an hour here. The head must go to the retry topic, and be metered, and all behind it be
-    committed, while it hangs.
+    take an hour here. The head must go to the retry topic, and be metered, and its partition's
+    offset pass it, while it hangs.
     """
     set_held(scene.folder, True)
     try:
@@ -42,23 +44,25 @@ def hang_at_the_head(scene: Scene) -> None:
 
 
 def _hang(scene: Scene) -> None:
-    heads = {stage: scene.submit(f"held.{stage.name}.0") for stage in worker_stages()}
-    hang = scene.until(lambda: all(hangs(scene, *each) for each in heads.items()), FIRES_WITHIN_S)
-    assert hang, "not every head was begun"
+    heads: dict[Stage, str] = {}
+    for stage in reversed(worker_stages()):  # the last first: who hangs lets nothing through
+        job_id = heads[stage] = scene.submit(f"held.{stage.name}.0")
+        has_begun = scene.until(partial(hangs, scene, stage, job_id), FIRES_WITHIN_S)
+        assert has_begun, f"{job_id} was never begun"
     places = {
         stage: (stage.reads, scene.submitter.partition(job_id)) for stage, job_id in heads.items()
     }
-    ends: dict[Place, int] = {}
-    scene.aside(lambda: leave_gaps(scene, list(places.values()), ends))
+    gaps: dict[Place, int] = {}
+    scene.aside(lambda: leave_gaps(scene, list(places.values()), gaps))
     for stage, (topic, partition) in places.items():
         scene.submitter.put(topic, partition, f"{RAW}behind-{stage.name}{scene.suffix}", b"none")
 
     def left() -> list[str]:
-        """Stages whose groups go on below what lies behind their heads."""
+        """Stages whose groups would begin again with what lies before the gap."""
         return [
             stage.name
             for stage, place in places.items()
-            if dict(committed(scene, stage))[place] <= ends[place]
+            if dict(committed(scene, stage))[place] < gaps[place]
         ]
 
     has_gone_on = scene.until(lambda: not left(), WITHIN_S)
@@ -74,13 +78,16 @@ def hangs(scene: Scene, stage: Stage, job_id: str) -> bool:
     return any(job_id in in_hand(entries, each.pids[-1]) for each in scene.crew.of(stage.name))
 
 
-def leave_gaps(scene: Scene, places: list[Place], ends: dict[Place, int]) -> None:
-    """On each of these partitions so many records that are never committed; `ends`: the last."""
+def leave_gaps(scene: Scene, places: list[Place], gaps: dict[Place, int]) -> None:
+    """On each of these partitions so many records that are never committed; `gaps`: the first.
+
+    Jobs that come meanwhile lie between them.
+    """
 
     def heard(error: KafkaError | None, message: Message) -> None:
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         if error is None and topic is not None and partition is not None and offset is not None:
-            ends[topic, partition] = offset
+            gaps.setdefault((topic, partition), offset)
 
     name = f"gap{scene.suffix}"
     producer = Producer({"bootstrap.servers": scene.cluster.bootstrap, "transactional.id": name})
@@ -92,6 +99,14 @@ def leave_gaps(scene: Scene, places: list[Place], ends: dict[Place, int]) -> Non
                 producer.produce(topic, b"", name, partition, heard)
         producer.flush(WITHIN_S)  # what an abort finds in the queue is never sent
     producer.abort_transaction(WITHIN_S)
+    # Its markers are written behind its back. One at a log's end would never be committed by who
+    # sees records alone, so what comes behind the gap waits for it.
+    kinds = {"group.id": name, "isolation.level": "read_committed"}
+    reader = Consumer({"bootstrap.servers": scene.cluster.bootstrap, **kinds})
+    for place in places:
+        while reader.get_watermark_offsets(TopicPartition(*place), WITHIN_S)[1] <= gaps[place]:
+            time.sleep(0.1)
+    reader.close()
 
 
 def diverted(member: Member) -> float:
