@@ -99,14 +99,25 @@ def leave_gaps(scene: Scene, places: list[Place], gaps: dict[Place, int]) -> Non
                 producer.produce(topic, b"", name, partition, heard)
         producer.flush(WITHIN_S)  # what an abort finds in the queue is never sent
     producer.abort_transaction(WITHIN_S)
-    # Its markers are written behind its back. One at a log's end would never be committed by who
-    # sees records alone, so what comes behind the gap waits for it.
-    kinds = {"group.id": name, "isolation.level": "read_committed"}
+    await_markers(scene, places, gaps)
+
+
+def await_markers(scene: Scene, places: list[Place], gaps: dict[Place, int]) -> None:
+    """Return when readers of what is committed come beyond the gaps.
+
+    A marker of an abort is written behind its producer's back, and one at a log's end would never
+    be committed by who sees records alone: so what comes behind the gap waits for it.
+    """
+    give_up_s = time.monotonic() + WITHIN_S
+    kinds = {"group.id": f"gap{scene.suffix}", "isolation.level": "read_committed"}
     reader = Consumer({"bootstrap.servers": scene.cluster.bootstrap, **kinds})
-    for place in places:
-        while reader.get_watermark_offsets(TopicPartition(*place), WITHIN_S)[1] <= gaps[place]:
-            time.sleep(0.1)
-    reader.close()
+    try:
+        for place in places:
+            while reader.get_watermark_offsets(TopicPartition(*place), WITHIN_S)[1] <= gaps[place]:
+                assert time.monotonic() < give_up_s, f"{place} waits for the end of a transaction"
+                time.sleep(0.1)
+    finally:
+        reader.close()
 
 
 def diverted(member: Member) -> float:

@@ -25,6 +25,7 @@ def test_its_folder_may_be_named_from_where_the_test_runs(
         wait_for(member, (tmp_path / "row" / "work.log").exists)
     finally:
         member.kill()
+    assert member.log_path == tmp_path / "row" / "prompt-1.log"
 
 
 def test_who_does_not_drain_is_told(tmp_path: Path) -> None:
