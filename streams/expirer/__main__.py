@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(settings: Settings, client_id: str) -> None:
-    from streams.kafka.config import producer_config, tail_config
+    from streams.kafka.config import patient_tail_config, producer_config
     from streams.kafka.producer import KafkaSink
     from streams.kafka.tail import KafkaTail
 
@@ -74,7 +74,7 @@ def _run(settings: Settings, client_id: str) -> None:
         # An expirer that was away for as long as a job may be redriven has missed nothing, and
         # retention outlasts just that (DESIGN 2).
         tail = KafkaTail(
-            tail_config(settings, client_id),
+            patient_tail_config(settings, client_id),
             [VIDEOS_DONE, JOB_CONTROL],
             [REQUESTS, CLEANED],
             clock.now_s() - settings.needed_s,

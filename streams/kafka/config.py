@@ -15,6 +15,8 @@ ClientConfig = dict[str, Any]
 #: A tenth of a second cost three idle brokers twice the CPU (README, Decision 65).
 FETCH_WAIT_MS = 500
 
+_PATIENT_BYTES = 64 * 1024
+
 
 def _shared(settings: Settings, client_id: str) -> ClientConfig:
     return {
@@ -87,6 +89,15 @@ def tail_config(settings: Settings, client_id: str) -> ClientConfig:
         "fetch.message.max.bytes": 1024 * 1024,
     }
     return controls_config(settings, client_id) | roomy | settings.kafka_extra
+
+
+def patient_tail_config(settings: Settings, client_id: str) -> ClientConfig:
+    """A tail whose partitions stay the same, and for whom half a second is nothing.
+
+    Brokers answer it when much has come, or twice a second: not at each record of every topic.
+    """
+    patient = {"fetch.wait.max.ms": FETCH_WAIT_MS, "fetch.min.bytes": _PATIENT_BYTES}
+    return tail_config(settings, client_id) | patient | settings.kafka_extra
 
 
 def producer_config(settings: Settings, client_id: str) -> ClientConfig:

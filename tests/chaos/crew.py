@@ -20,6 +20,10 @@ from streams.topology import worker_stages
 
 RESTART_S = 0.2
 _GIVEN = re.compile(r'"event": "partitions assigned".*"num_partitions": [1-9]')
+_RAISED = re.compile(
+    r"^(?:Exception ignored in|Fatal Python error|Traceback \(most).*\n(?:[ \t].*\n)*(.*)",
+    re.MULTILINE,
+)
 EXPIRER = "expirer"
 
 
@@ -146,6 +150,23 @@ class Crew:
             member.resume()
             member.is_wanted = True
         self.step()
+
+    def crashes(self) -> list[str]:
+        """Lives that ended by a signal that nobody sends, and what was raised and never caught."""
+        sent = (-signal.SIGKILL, -signal.SIGTERM)
+        signalled = [
+            f"{member.name} died of {signal.Signals(-code).name}: {member.log_path}"
+            for member in self.members.values()
+            for code in member.exits
+            if code < 0 and code not in sent
+        ]
+        raised = [
+            f"{member.name} did not catch {what}: {member.log_path}"
+            for member in self.members.values()
+            if member.log_path.exists()
+            for what in _RAISED.findall(member.log_path.read_text(errors="replace"))
+        ]
+        return signalled + raised
 
     def unforeseen_exits(self) -> list[str]:
         """Lives that ended neither by SIGKILL nor drained."""

@@ -23,11 +23,12 @@ from tests.chaos import (
     recovery,
     redrives,
     store_faults,
+    storm,
 )
 from tests.chaos.cluster import Cluster
 from tests.chaos.crew import Member
 from tests.chaos.ledger import FAILPOINTS, in_hand
-from tests.chaos.proxy import LinkFault
+from tests.chaos.proxy import SILENT, SLOW, UNANSWERED, LinkFault
 from tests.chaos.rollout import drain_each
 from tests.chaos.scene import DONE_WITHIN_S, Scene, open_scene
 from tests.chaos.worker import MODEL
@@ -277,11 +278,6 @@ def _is_cut_off(scene: Scene, admin: AdminClient, node_id: int) -> bool:
     return is_left_out and (not led or [node_id] in led)
 
 
-SLOW = LinkFault(latency_s=0.1, bytes_per_s=3_000_000 / 8)
-SILENT = LinkFault(is_black_hole=True)
-UNANSWERED = LinkFault(drops_answers=True)
-
-
 FAULTS: Mapping[str, Fault] = {
     each.name: each
     for each in (
@@ -330,6 +326,7 @@ FAULTS: Mapping[str, Fault] = {
               orders_of=change_faults.OLD_WRITERS),
         Fault("F19-roll", "to classic groups and back", change_faults.roll_protocols,
               changes=PATIENT),
+        Fault("storm", "workers, brokers, links, store and jobs, all at once", storm.rage, 200),
         Fault("F6-brokers", "each broker cut off from the others", cut_off_among_brokers,
               is_for_peers=True),
     )

@@ -39,6 +39,7 @@ class Heard:
     def __init__(self, suffix: str) -> None:
         self._suffix = suffix
         self.told: list[Told] = []
+        self._told_jobs: set[str] = set()
         self.reached: dict[str, set[RunOfJob]] = defaultdict(set)
         self.dead: dict[str, set[RunOfJob]] = defaultdict(set)
         #: What stages wrote, of jobs: by topic and run.
@@ -73,11 +74,12 @@ class Heard:
             done = CODEC.decode(value, VideoDone)
             told = Told(done.job_id, done.status, done.ended_by, value, at_s, done.run)
             self.told.append(told)
+            self._told_jobs.add(done.job_id)
 
     @property
     def num_told(self) -> int:
         """Jobs of which a VideoDone was read."""
-        return len({each.job_id for each in self.told})
+        return len(self._told_jobs)
 
 
 def topics_to_read() -> list[str]:

@@ -44,6 +44,11 @@ class LinkFault:
     answer: bytes | None = None
 
 
+SLOW = LinkFault(latency_s=0.1, bytes_per_s=3_000_000 / 8)
+SILENT = LinkFault(is_black_hole=True)
+UNANSWERED = LinkFault(drops_answers=True)
+
+
 class FaultProxy:
     """Carries connections from `port` to another port of loopback; a context manager.
 
@@ -214,7 +219,9 @@ class _Link:
 
     async def _delay(self, num_bytes: int) -> None:
         rate = self._fault.bytes_per_s
-        await asyncio.sleep(self._fault.latency_s + (num_bytes / rate if rate else 0.0))
+        delay_s = self._fault.latency_s + (num_bytes / rate if rate else 0.0)
+        if delay_s:
+            await asyncio.sleep(delay_s)
 
 
 def _everybody(_first: bytes) -> bool:

@@ -34,6 +34,7 @@ FEED_PER_S = 3.0
 """Jobs handed in while a fault works: more would show how slow two cores are, not what it does
 (they come to 5 a second when nothing is broken)."""
 READY_S = 90.0
+READ_BYTES = 64 * 1024  # an answer for each record of every topic would cost what the pipeline has
 FIRES_WITHIN_S = 120.0  # on a machine short of disk or CPU a process takes long to start
 
 
@@ -178,6 +179,7 @@ class Scene:
         self.until(self._all_told, 2 * self._done_within_s)
         behind = self._rest()
         self._row_findings += [Finding("row", None, None, each) for each in self.crew.dismiss()]
+        self._row_findings += [Finding("crash", None, None, each) for each in self.crew.crashes()]
         return self._verdict(behind)
 
     def _step(self) -> None:
@@ -270,6 +272,6 @@ def open_scene(
     settings = cluster.settings.model_copy(update=dict(changes or {}))
     crew = Crew(settings, folder, {**said, **(orders or {})}, orders_of=orders_of)
     with ExitStack() as stack:
-        tail = stack.enter_context(Tail(cluster.bootstrap, topics_to_read()))
+        tail = stack.enter_context(Tail(cluster.bootstrap, topics_to_read(), min_bytes=READ_BYTES))
         stack.enter_context(crew)
         yield Scene(fault, seed, cluster, crew, tail, folder, done_within_s)

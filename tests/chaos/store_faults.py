@@ -12,7 +12,7 @@ from streams.blobs.fences import Fences
 from streams.blobs.named import blobs_of
 from streams.blobs.opening import store_of
 from streams.topology import VIDEOS_DONE, Stage, worker_stages
-from tests.chaos.proxy import LinkFault
+from tests.chaos.proxy import UNANSWERED, LinkFault
 from tests.chaos.scene import Scene
 from tests.chaos.submitter import tenant_of
 
@@ -35,7 +35,7 @@ def slow(scene: Scene) -> None:
 
 def unanswered(scene: Scene) -> None:
     """What is put and fenced is there, and nobody is told: the writers lose to themselves."""
-    _for_s(scene, LinkFault(drops_answers=True), 8.0)
+    _for_s(scene, UNANSWERED, 8.0)
 
 
 def spoil(scene: Scene) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,35 @@ def test_who_does_not_drain_is_told(tmp_path: Path) -> None:
     assert not silent.is_running
     assert not young.is_running
     assert crew.dismiss() == []
+
+
+def test_who_ends_by_an_error_that_nobody_foresaw_has_crashed(tmp_path: Path) -> None:
+    crew = Crew(Settings(home=tmp_path), tmp_path, {"CHAOS_SEED": "odd"})
+    member = crew.members["prompt-1"]
+    member.step(0.0)
+    wait_to_end(member)
+    said = "ValueError: invalid literal for int() with base 10: 'odd'"
+    assert crew.crashes() == [f"prompt-1 did not catch {said}: {member.log_path}"]
+
+
+def test_who_is_killed_by_the_system_has_crashed(tmp_path: Path) -> None:
+    crew = Crew(Settings(home=tmp_path), tmp_path, {})
+    ended, killed = crew.members["prompt-1"], crew.members["prompt-2"]
+    for member, number in ((ended, signal.SIGSEGV), (killed, signal.SIGKILL)):
+        member.step(0.0)
+        wait_for(member, member.log_path.exists)
+        os.kill(member.pids[-1], number)
+        wait_to_end(member)
+    assert crew.crashes() == [f"prompt-1 died of SIGSEGV: {ended.log_path}"]
+
+
+def wait_to_end(member: Member) -> None:
+    member.is_wanted = False
+    give_up_s = time.monotonic() + STARTS_WITHIN_S
+    while not member.exits:
+        assert time.monotonic() < give_up_s
+        time.sleep(0.05)
+        member.step(time.monotonic())
 
 
 def wait_for(member: Member, is_so: Callable[[], bool]) -> None:

@@ -12,13 +12,15 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 class Tail:
     """All records of some topics, those to come included; a context manager."""
 
-    def __init__(self, bootstrap: str, topics: Sequence[str]) -> None:
+    def __init__(self, bootstrap: str, topics: Sequence[str], *, min_bytes: int = 1) -> None:
+        """Less than `min_bytes` of new records are told half a second after the first of them."""
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
                 "group.id": "an-outsider",
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
+                "fetch.min.bytes": min_bytes,
             }
         )
         known = self._consumer.list_topics(timeout=30.0).topics
