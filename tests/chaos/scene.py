@@ -72,7 +72,7 @@ class Scene:
         self.ledger = Reading(folder)
         self._seed, self._tail, self._done_within_s = seed, tail, done_within_s
         self._num_wanted = 0
-        self._is_feeding = False
+        self._is_feeding, self._in_flight = False, IN_FLIGHT
         self._fed_at_s = 0.0
         self._row_findings: list[Finding] = []
         self.measured: dict[str, float] = {}
@@ -85,9 +85,9 @@ class Scene:
         self.submitter.submit(job_id, status, **wishes)
         return job_id
 
-    def feed_fast(self) -> None:
-        """From now on jobs come as others end, though nothing is healed yet."""
-        self._is_feeding = False
+    def feed_fast(self, in_flight: int) -> None:
+        """From now on so many are in at a time, though nothing is healed yet."""
+        self._is_feeding, self._in_flight = False, in_flight
 
     @property
     def num_acknowledged(self) -> int:
@@ -192,7 +192,7 @@ class Scene:
 
     def _feed(self) -> None:
         submitted = len(self.submitter.submissions)
-        room = IN_FLIGHT - submitted + self.heard.num_told
+        room = self._in_flight - submitted + self.heard.num_told
         if self._is_feeding:
             now_s = time.monotonic()
             room = min(room, now_s - self._fed_at_s >= 1 / FEED_PER_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -13,12 +13,14 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from streams.engine import Task
 from streams.errors import FatalError, SickHost
-from streams.kafka.config import tail_config
+from streams.kafka.config import ClientConfig, patient_tail_config, tail_config
 from streams.kafka.tail import KafkaTail
 from streams.settings import Settings
 
 DEADLINE_S = 30.0
 DAY_S = 86_400
+
+ConfigOf = Callable[[Settings, str], ClientConfig]
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Place:
             )  # fmt: skip
         assert producer.flush(DEADLINE_S) == 0
 
-    def tail(self, since_s: float = 0.0) -> KafkaTail:
-        config = tail_config(self.settings, "test-tail")
+    def tail(self, since_s: float = 0.0, config_of: ConfigOf = tail_config) -> KafkaTail:
+        config = config_of(self.settings, "test-tail")
         return KafkaTail(config, [self.endings], [self.beginnings], since_s)
 
 
@@ -87,7 +89,7 @@ def test_everything_is_read_the_first_topics_first(place: Place) -> None:
 
 
 def test_what_comes_later_is_read_too_by_every_reader(place: Place) -> None:
-    tails = [place.tail(), place.tail()]
+    tails = [place.tail(), place.tail(config_of=patient_tail_config)]
     for tail in tails:
         assert list(read(tail)) == []
     place.write(place.beginnings, "a", "b", "c")
