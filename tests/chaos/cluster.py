@@ -23,8 +23,6 @@ PARTITIONS = 6
 BROKER_PROPERTIES = {
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "1000",
-    "group.consumer.min.heartbeat.interval.ms": "500",
-    "group.consumer.heartbeat.interval.ms": "500",
     "replica.lag.time.max.ms": "5000",
     "num.replica.fetchers": "1",
     "group.coordinator.threads": "2",
@@ -39,7 +37,7 @@ SHORT: dict[str, Any] = {
     "batch_age_ms": 50,
     "commit_interval_ms": 500,
     "session_timeout_ms": 6_000,
-    "heartbeat_ms": 500,
+    "heartbeat_ms": 1_000,
     "max_poll_interval_ms": 10_000,
     "delivery_timeout_ms": 8_000,
     "join_timeout_ms": 60_000,

@@ -28,7 +28,7 @@ POISONED = "poisoned"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`what` is `fetched`, `worked`, `stored`, or the failpoint where the process ended itself.
+    """`what` is `taken`, `fetched`, `worked`, `stored`, or the failpoint where the process died.
 
     Of a real sampler also `loading`, when it begins to fetch, and `opened`, `stepped` and `saved`,
     each with the number of steps done after a colon (tests/chaos/real_sampler.py).
@@ -55,11 +55,13 @@ class Ledger:
 
     def passes(self, point: Failpoint, job_ids: Sequence[str] = ()) -> None:
         """Die here, by SIGKILL, if somebody has armed this failpoint: once for each time."""
+        dying = _dying(self._folder, self._stage, point)
         try:
-            _armed(self._folder, self._stage, point).unlink()
+            _armed(self._folder, self._stage, point).rename(dying)
         except FileNotFoundError:
             return
         self.write(point, job_ids)
+        dying.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -89,14 +91,14 @@ def arm(folder: Path, stage: str, point: Failpoint) -> None:
 
 
 def is_armed(folder: Path, stage: str, point: Failpoint) -> bool:
-    """Whether nobody has passed there since."""
-    return _armed(folder, stage, point).exists()
+    """Whether nobody has passed there since, and written so."""
+    return _armed(folder, stage, point).exists() or _dying(folder, stage, point).exists()
 
 
 def disarm(folder: Path) -> None:
     """Nobody dies any more."""
     for point in FAILPOINTS:
-        for path in folder.glob(f"*.{point}"):
+        for path in folder.glob(f"*.{point}*"):
             path.unlink(missing_ok=True)
 
 
@@ -174,3 +176,8 @@ def _entry(line: str) -> Entry:
 
 def _armed(folder: Path, stage: str, point: Failpoint) -> Path:
     return folder / f"{stage}.{point}"
+
+
+def _dying(folder: Path, stage: str, point: Failpoint) -> Path:
+    """There from when somebody has passed until it has written so."""
+    return folder / f"{stage}.{point}.dying"

@@ -41,6 +41,8 @@ def die_beside_another(scene: Scene) -> None:
     """A worker of each stage dies with jobs in hand, and stays away: the other one takes them."""
     for stage in worker_stages():
         both = scene.crew.of(stage.name)
+        for member in both:
+            wait_for_join(scene, member, 0)  # the other one has partitions of its own
         for member in both:  # whoever dies is not started again
             member.is_wanted = False
         scene.die_at({stage.name: "after-work"})
@@ -83,6 +85,7 @@ def recoveries(entries: Iterable[Entry]) -> list[float | None]:
     for entry in entries:
         if entry.what == "fetched":
             held[entry.pid].update(entry.job_ids)
+        elif entry.what == "taken":
             for number, (death, jobs) in enumerate(deaths):
                 is_elsewhere = death.stage == entry.stage and death.pid != entry.pid
                 if is_elsewhere and found[number] is None and not jobs.isdisjoint(entry.job_ids):

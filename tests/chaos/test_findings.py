@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from streams.blobs.base import open_store
 from streams.blobs.fences import Fences
 from streams.letters import DLT_PREFIX
 from streams.topology import REQUESTS
 from tests.chaos.findings import Heard, Stored, look_around
-from tests.chaos.ledger import Entry, Ledger, Reading, in_hand
+from tests.chaos.ledger import Entry, Failpoint, Ledger, Reading, arm, in_hand, is_armed
 from tests.chaos.oracle import RunOfJob
 from tests.chaos.submitter import tenant_of
 
@@ -116,3 +119,17 @@ def test_a_ledger_is_read_on_from_where_it_was_and_half_a_line_is_left_for_later
         file.write("red a\n")
     assert reading.entries()[2] == Entry(1.5, 7, "sampler", "stored", ("a",))
     assert len(reading.entries()) == 3
+
+
+def test_a_failpoint_is_armed_until_its_line_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, seen = Ledger(tmp_path, "sampler"), list[bool]()
+    armed: tuple[Path, str, Failpoint] = (tmp_path, "sampler", "after-work")
+    arm(*armed)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda *_: seen.append(is_armed(*armed)))
+        patch.setattr(ledger, "write", lambda *_: seen.append(is_armed(*armed)))
+        ledger.passes("after-work")
+        ledger.passes("after-work")
+    assert seen == [True, False], "written first, then killed; and once"
