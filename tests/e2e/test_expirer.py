@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,11 @@ def page(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
+def open_runs(port: int) -> float:
+    (line,) = re.findall(r"^reel_open_runs\{.*\} (.+)$", page(port, "/metrics")[1], re.MULTILINE)
+    return float(line)
+
+
 def wait_until(reached: Callable[[], bool]) -> None:
     give_up_s = time.monotonic() + GIVE_UP_S
     while not reached():
@@ -289,7 +295,9 @@ def test_a_store_that_is_away_is_waited_for(stage: Stage, tmp_path: Path) -> Non
 def test_a_broker_that_is_away_is_waited_for(stage: Stage, broker: ApacheKafka) -> None:
     """Its deadline passes while there is nobody to tell."""
     port = stage.start(delivery_timeout_ms=2_000)
-    request = stage.submit(deadline=soon(1.5))
+    num_open = open_runs(port)
+    request = stage.submit(deadline=soon(3.0))
+    wait_until(lambda: open_runs(port) > num_open)  # it may take half a second to be read
     broker.stop()
     wait_until(lambda: stage.fences.outcome("acme", request.job_id, 1) is not None)
     assert page(port, "/healthz")[0] == 200
