@@ -28,7 +28,7 @@ POISONED = "poisoned"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`what` is `taken`, `fetched`, `worked`, `stored`, or the failpoint where the process died.
+    """`what` is `fetched`, `worked`, `stored`, or the failpoint where the process died.
 
     Of a real sampler also `loading`, when it begins to fetch, and `opened`, `stepped` and `saved`,
     each with the number of steps done after a colon (tests/chaos/real_sampler.py).

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from streams.kafka.config import FETCH_WAIT_MS
+from streams.settings import Settings
 from streams.topology import worker_stages
 from tests.chaos.cluster import SHORT
 from tests.chaos.ledger import FAILPOINTS, Entry
@@ -31,9 +31,9 @@ class Steps:
 
 def measured_bounds() -> dict[str, float]:
     """At most that may be measured. A killed worker's jobs are begun elsewhere within its session,
-    the heartbeat by which the other one hears of them, and one poll of the brokers.
+    the heartbeat by which the other one hears of them, and one poll.
     """
-    said_ms = SHORT["session_timeout_ms"] + SHORT["heartbeat_ms"] + FETCH_WAIT_MS
+    said_ms = SHORT["session_timeout_ms"] + SHORT["heartbeat_ms"] + Settings().poll_ms
     return {RECOVERY_S: said_ms / 1000, STEPS_AGAIN: 0.0}
 
 
@@ -85,7 +85,6 @@ def recoveries(entries: Iterable[Entry]) -> list[float | None]:
     for entry in entries:
         if entry.what == "fetched":
             held[entry.pid].update(entry.job_ids)
-        elif entry.what == "taken":
             for number, (death, jobs) in enumerate(deaths):
                 is_elsewhere = death.stage == entry.stage and death.pid != entry.pid
                 if is_elsewhere and found[number] is None and not jobs.isdisjoint(entry.job_ids):

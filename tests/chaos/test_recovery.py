@@ -21,13 +21,13 @@ DIES_WITH_TWO = (
 
 def test_a_worker_has_been_replaced_when_one_of_its_jobs_is_begun_elsewhere() -> None:
     assert recoveries(DIES_WITH_TWO) == [None]
-    finished = (*DIES_WITH_TWO, entry(4.0, 8, "taken", "c"))
+    finished = (*DIES_WITH_TWO, entry(4.0, 8, "fetched", "c"))
     assert recoveries(finished) == [None]
-    assert recoveries((*finished, entry(8.5, 9, "taken", "b"))) == [6.5]
+    assert recoveries((*finished, entry(8.5, 9, "fetched", "b"))) == [6.5]
 
 
 def test_neither_itself_nor_another_stage_replaces_it() -> None:
-    others = (entry(3.0, 8, "taken", "a", "b", stage="decoder"), entry(3.0, 7, "taken", "a"))
+    others = (entry(3.0, 8, "fetched", "a", "b", stage="decoder"), entry(3.0, 7, "fetched", "a"))
     assert recoveries((*DIES_WITH_TWO, *others)) == [None]
 
 
@@ -37,7 +37,7 @@ def test_who_dies_with_nothing_in_hand_is_not_waited_for() -> None:
 
 
 def test_jobs_that_are_begun_twice_count_by_the_first_time() -> None:
-    again = (entry(4.0, 8, "taken", "a", "b"), entry(9.0, 9, "taken", "a"))
+    again = (entry(4.0, 8, "fetched", "a", "b"), entry(9.0, 9, "fetched", "a"))
     assert recoveries((*DIES_WITH_TWO, *again)) == [2.0]
 
 

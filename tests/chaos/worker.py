@@ -86,7 +86,6 @@ class ChaosWork(EchoWork):
 
     def begin(self, task: Task) -> Task:
         """Claims the job id, as the prompt stage must."""
-        self._ledger.write("taken", [job_id_of(task.record)])
         if not isinstance(task.record, GenerationRequest):
             return task
         claim = claim_request(self._claims, task.record, task.value or b"", task.partition)
