@@ -7,8 +7,7 @@ rate, over the bound on what may be parked, or with a deadline out of reach, a r
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -16,8 +15,9 @@ from streams.core.cost import Prior
 from streams.core.ledger import Ledger
 from streams.core.rates import RateLimit
 from streams.core.shares import Bulk, Level, Over, Payer, Rung, RunOfJob, Share, Source
+from streams.core.timers import Timers
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 _PRIOR = Prior(fixed_s=1.0)
 
@@ -127,32 +127,34 @@ class Admission(Generic[T]):
 
     def wait(self, payer: Payer, item: T, deadline_s: float, over: Over) -> None:
         """A parked request is here, to be asked about again when its payer has room."""
-        self._parked.setdefault(payer, _Line()).add(item, deadline_s, over)
+        line = self._parked.setdefault(payer, _Line())
+        line.over = over
+        line.waiting.set(item, deadline_s)
 
     def leave(self, payer: Payer, item: T) -> None:
         """It waits no longer."""
         line = self._parked[payer]
-        line.remove(item)
-        if not line:
+        line.waiting.discard(item)
+        if not line.waiting:
             del self._parked[payer]
 
     def first(self, payer: Payer) -> T | None:
         """Who of a payer's is next: the earliest deadline, then as they came."""
         line = self._parked.get(payer)
-        return None if line is None else line.first()
+        return None if line is None else line.first[1]
 
     def num_parked(self) -> dict[str, int]:
         """Requests that wait here, by tier."""
         found: dict[str, int] = {}
         for payer, line in self._parked.items():
-            found[payer.tier] = found.get(payer.tier, 0) + len(line)
+            found[payer.tier] = found.get(payer.tier, 0) + len(line.waiting)
         return found
 
     def hides_anyone(self, partition: int) -> bool:
         """Whether somebody has room and a parked request that has not been delivered here."""
         for payer, held in self.ledger.payers(partition):
             line = self._parked.get(payer)
-            num_here = 0 if line is None else len(line)
+            num_here = 0 if line is None else len(line.waiting)
             if held.num_parked > num_here and self._over(payer, 0.0) is None:
                 return True
         return False
@@ -253,32 +255,19 @@ def _rungs(share: Share) -> tuple[Rung, ...]:
     return (Rung((), share.bulk), *share.rungs)
 
 
+@dataclass(slots=True)
 class _Line(Generic[T]):
-    """What waits of one payer, by deadline. `over`: what the last that came was told."""
+    """What waits of one payer, by deadline; something does. `over`: what the last was told."""
 
-    def __init__(self) -> None:
-        self.over: Over = "concurrent_jobs"
-        self._heap: list[tuple[float, int, T]] = []
-        self._here: dict[T, int] = {}
-        self._last = 0
+    waiting: Timers[T] = field(default_factory=Timers)
+    over: Over = "concurrent_jobs"
 
-    def __len__(self) -> int:
-        return len(self._here)
+    @property
+    def first(self) -> tuple[float, T]:
+        found = self.waiting.first()
+        assert found is not None, "an empty line is let go"
+        return found
 
     @property
     def first_deadline_s(self) -> float:
-        self.first()
-        return self._heap[0][0]
-
-    def add(self, item: T, deadline_s: float, over: Over) -> None:
-        self._last += 1
-        self._here[item], self.over = self._last, over
-        heapq.heappush(self._heap, (deadline_s, self._last, item))
-
-    def remove(self, item: T) -> None:
-        del self._here[item]
-
-    def first(self) -> T | None:
-        while self._heap and self._here.get(self._heap[0][2]) != self._heap[0][1]:
-            heapq.heappop(self._heap)
-        return self._heap[0][2] if self._heap else None
+        return self.first[0]

@@ -8,15 +8,13 @@ leaves with its run's ending; what is due is handed out once, and again only whe
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from typing import Literal, NamedTuple
 
-Kind = Literal["cancelled", "expired", "redrive"]
+from streams.core.timers import Timers
 
-_SPARE = 64  # stale places that the heap may hold besides as many as there are entries
+Kind = Literal["cancelled", "expired", "redrive"]
 
 
 class RunKey(NamedTuple):
@@ -55,7 +53,6 @@ class _Entry:
     wish: object = None  # to redrive it
     not_before_s: float = float("-inf")
     is_handed_out: bool = False
-    place: int = -1  # of its latest item in the heap; older items are stale
 
     def next(self, grace_s: float) -> tuple[float, Kind] | None:
         """When it is due, and as what; None where nothing is due until it is forgotten."""
@@ -91,8 +88,7 @@ class ExpiryBook:
         self._grace_s, self._keep_s, self._marker_s = grace_s, keep_s, marker_s
         self._entries: dict[RunKey, _Entry] = {}
         self._ended: dict[RunKey, float] = {}  # until when; in the order of these times
-        self._heap: list[tuple[float, int, RunKey]] = []
-        self._places = count()
+        self._next: Timers[RunKey] = Timers()  # of entries that are not handed out
 
     def __len__(self) -> int:
         """Runs that have not ended, as far as is known."""
@@ -104,8 +100,8 @@ class ExpiryBook:
 
     @property
     def num_places(self) -> int:
-        """Places in the heap, stale ones too: what memory it costs besides the entries."""
-        return len(self._heap)
+        """What memory it costs besides the entries."""
+        return self._next.num_places
 
     def requested(self, key: RunKey, deadline_s: float, payload: object, now_s: float) -> None:
         """A request was seen. `payload` is handed out again, unless the run is claimed by then."""
@@ -127,7 +123,7 @@ class ExpiryBook:
         if self._entries.pop(key, None) is None:
             self._ended.pop(key, None)
             self._ended[key] = now_s + self._marker_s
-        self._tidy()
+        self._next.discard(key)
 
     def cancel_wished(self, key: RunKey, now_s: float) -> None:
         """Somebody wants the run to end."""
@@ -154,11 +150,8 @@ class ExpiryBook:
         """
         self._forget(now_s)
         handed: list[Due] = []
-        while self._heap and self._heap[0][0] <= now_s and len(handed) < limit:
-            _, place, key = heapq.heappop(self._heap)
-            entry = self._entries.get(key)
-            if entry is None or entry.place != place:
-                continue
+        while len(handed) < limit and (key := self._next.pop_due(now_s)) is not None:
+            entry = self._entries[key]
             found = entry.next(self._grace_s)
             if found is None:  # a wish for a run that nobody ever requested
                 del self._entries[key]
@@ -186,6 +179,7 @@ class ExpiryBook:
             entry.is_handed_out, entry.redrive_s = False, None
             if not entry.is_requested and entry.cancel_s is None and entry.moved_s is None:
                 del self._entries[key]
+                self._next.discard(key)
             else:
                 self._place(key, entry)
 
@@ -204,24 +198,12 @@ class ExpiryBook:
         self._place(key, entry)
 
     def _place(self, key: RunKey, entry: _Entry) -> None:
-        """Put the entry where it belongs in the heap; an older place of it is stale."""
-        entry.place = next(self._places)
+        """It has its turn when it is due next; what is handed out has none."""
         if entry.is_handed_out:
             return
         found = entry.next(self._grace_s)
         at_s = entry.forget_s if found is None else max(found[0], entry.not_before_s)
-        heapq.heappush(self._heap, (at_s, entry.place, key))
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Stale places never outnumber the entries by much."""
-        if len(self._heap) > 2 * len(self._entries) + _SPARE:
-            self._heap = [item for item in self._heap if self._is_current(item)]
-            heapq.heapify(self._heap)
-
-    def _is_current(self, item: tuple[float, int, RunKey]) -> bool:
-        entry = self._entries.get(item[2])
-        return entry is not None and entry.place == item[1]
+        self._next.set(key, at_s)
 
     def _forget(self, now_s: float) -> None:
         for key in list(self._outdated(now_s)):

@@ -20,6 +20,7 @@ from streams.core.offset_map import Crashes
 from streams.core.partitions import OurPartitions
 from streams.core.retry import is_suspect, sentence
 from streams.core.shares import Follow, JobSeen, Level, Payer, RunOfJob, Source
+from streams.core.timers import Timers
 from streams.core.wishes import Wishes
 
 CANCELLED = Ending("cancelled", "cancelled", "cancelled by request")
@@ -54,7 +55,7 @@ class Flights:
         self.admission: Admission[Ticket] | None = None
         if limits.quotas.is_any:
             self.admission = Admission(limits.quotas)
-        self._parked_until: list[tuple[float, Ticket]] = []  # heap of deadlines
+        self._parked_until: Timers[Ticket] = Timers()  # deadlines of parked flights
         self._longest_run_s = limits.longest_run_s
         self._make_way_s, self._next_way_s = limits.make_way_s, 0.0
 
@@ -110,7 +111,7 @@ class Flights:
                 if share.source is Source.PARKED:
                     self.move(flight, Phase.PARKED)
                     self.admission.wait(share.payer, flight.ticket, until_s, over)
-                    heapq.heappush(self._parked_until, (until_s, flight.ticket))
+                    self._parked_until.set(flight.ticket, until_s)
                 else:
                     self.move(flight, Phase.PARKING)
                     self.ask(flight)
@@ -291,6 +292,7 @@ class Flights:
             assert self.admission is not None, "or nothing were parked"
             assert flight.work.share is not None, "or it were not parked"
             self.admission.leave(flight.work.share.payer, flight.ticket)
+            self._parked_until.discard(flight.ticket)
         if before is Phase.DELAYED:
             partition = flight.ticket.partition
             self._num_delayed[partition] -= 1
@@ -369,7 +371,7 @@ class Flights:
         self.admission.ledger.extend(run_of_job, deadline_s)
         flight = self.copies.at_work(run_of_job[0])
         if flight is not None and flight.phase is Phase.PARKED:
-            heapq.heappush(self._parked_until, (deadline_s, flight.ticket))
+            self._parked_until.set(flight.ticket, deadline_s)
 
     def tend_parked(self) -> None:
         """Time has passed: shares are free, parked requests have had their deadline."""
@@ -377,10 +379,8 @@ class Flights:
             return
         for payer in self.admission.ledger.expire(self.now_s):
             self._let_parked_in(payer)
-        while self._parked_until and self._parked_until[0][0] <= self.now_s:
-            _, ticket = heapq.heappop(self._parked_until)
-            if flight := self.get(ticket, Phase.PARKED):
-                self._ask(flight)
+        while (ticket := self._parked_until.pop_due(self.now_s)) is not None:
+            self._ask(self.by_ticket[ticket])
         if self.now_s >= self._next_way_s:
             self._next_way_s = self.now_s + self._make_way_s
             self._make_way()

@@ -7,13 +7,13 @@ the same records holds the same ledger, in whatever order they came.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from streams.core.cost import CostModel, Prior
 from streams.core.shares import Bulk, Level, Payer, RunOfJob
+from streams.core.timers import Timers
 
 #: How long the ending of a run is remembered, in seconds: what the log told of it before its end
 #: may be read after.
@@ -30,7 +30,6 @@ class _Entry:
     payer: Payer
     bulk: Bulk
     cost_s: float
-    until_s: float
     is_logged: bool = False  # else only this worker knows of it
 
 
@@ -80,7 +79,7 @@ class Ledger:
         """`prior`: what a unit of work costs before any run has ended."""
         self.costs = CostModel(prior)
         self._partitions: dict[int, _Partition] = {}
-        self._until: list[tuple[float, int, RunOfJob]] = []  # heap, with stale items
+        self._until: Timers[tuple[int, RunOfJob]] = Timers()  # deadlines of entries
 
     def __len__(self) -> int:
         """Runs and endings that are remembered."""
@@ -90,6 +89,7 @@ class Ledger:
 
     def open(self, partition: int) -> None:
         """Begin with nothing; it is to be read."""
+        self.forget(partition)
         self._partitions[partition] = _Partition()
 
     def read(self, partition: int) -> None:
@@ -98,7 +98,9 @@ class Ledger:
 
     def forget(self, partition: int) -> None:
         """It is another's now."""
-        self._partitions.pop(partition, None)
+        if (found := self._partitions.pop(partition, None)) is not None:
+            for run_of_job in found.entries:
+                self._until.discard((partition, run_of_job))
 
     def is_open(self, partition: int) -> bool:
         """Whether it is kept."""
@@ -166,10 +168,10 @@ class Ledger:
     ) -> Payer | None:
         """It has ended, having cost so much; whose share is free now, if it held one."""
         found = self._partitions[partition]
-        entry = found.entries.pop(run_of_job, None)
         if run_of_job in found.ended:
             return None
         found.ended[run_of_job] = now_s + MARKER_S
+        entry = self._pop(partition, run_of_job)
         if entry is None:
             return None
         if cost_s > 0:
@@ -185,28 +187,25 @@ class Ledger:
         entry = None if found is None else found.entries.get(run_of_job)
         if found is None or entry is None or entry.is_logged:
             return None
-        del found.entries[run_of_job]
+        self._pop(partition, run_of_job)
         self._drop(found, entry, now_s)
         return entry.payer
 
     def extend(self, run_of_job: RunOfJob, until_s: float) -> None:
         """Its deadline is another."""
         for number, found in self._partitions.items():
-            if (entry := found.entries.get(run_of_job)) is not None:
-                entry.until_s = until_s
-                heapq.heappush(self._until, (until_s, number, run_of_job))
+            if run_of_job in found.entries:
+                self._until.set((number, run_of_job), until_s)
 
     def expire(self, now_s: float) -> list[Payer]:
         """Let go of what is past its deadline, and of old endings; whose shares are free now."""
         freed = []
-        while self._until and self._until[0][0] <= now_s:
-            _, number, run_of_job = heapq.heappop(self._until)
-            found = self._partitions.get(number)
-            entry = None if found is None else found.entries.get(run_of_job)
-            if found is not None and entry is not None and entry.until_s <= now_s:
-                del found.entries[run_of_job]
-                self._drop(found, entry, now_s)
-                freed.append(entry.payer)
+        while (due := self._until.pop_due(now_s)) is not None:
+            number, run_of_job = due
+            found = self._partitions[number]
+            entry = found.entries.pop(run_of_job)
+            self._drop(found, entry, now_s)
+            freed.append(entry.payer)
         for found in self._partitions.values():
             if found.is_read:  # before that, what an ending belongs to may be still to come
                 for old in list(_outdated(found.ended, now_s)):
@@ -250,9 +249,9 @@ class Ledger:
             return None
         entry = found.entries.get(run_of_job)
         if entry is None:
-            entry = _Entry(level, payer, bulk, self.costs.estimate_s(*bulk), until_s)
+            entry = _Entry(level, payer, bulk, self.costs.estimate_s(*bulk))
             found.entries[run_of_job] = entry
-            heapq.heappush(self._until, (until_s, payer.partition, run_of_job))
+            self._until.set((payer.partition, run_of_job), until_s)
         elif entry.level >= level:
             return entry
         else:
@@ -265,6 +264,10 @@ class Ledger:
             found.num_jobs += 1
             found.busy_since_s = now_s if found.busy_since_s is None else found.busy_since_s
         return entry
+
+    def _pop(self, partition: int, run_of_job: RunOfJob) -> _Entry | None:
+        self._until.discard((partition, run_of_job))
+        return self._partitions[partition].entries.pop(run_of_job, None)
 
     def _drop(self, found: _Partition, entry: _Entry, now_s: float) -> None:
         held = found.held[entry.payer]

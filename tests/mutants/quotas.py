@@ -8,6 +8,7 @@ _LEDGER, _ADMISSION = "streams/core/ledger.py", "streams/core/admission.py"
 _FLIGHTS, _FEED = "streams/core/flights.py", "streams/kafka/ledger_feed.py"
 _RULES = ("tests/properties/test_admission.py",)
 _STAGE = ("tests/unit/test_parking.py",)
+_TIMERS, _MEMORY = "streams/core/timers.py", ("tests/unit/test_what_stays.py",)
 
 MUTANTS = (
     Mutant(
@@ -37,6 +38,34 @@ MUTANTS = (
         "line.first_deadline_s < deadline_s",
         "False",
         _RULES,
+    ),
+    Mutant(
+        "what has ended keeps its place until its deadline, a day away",
+        _LEDGER,
+        "        self._until.discard((partition, run_of_job))\n        return self",
+        "        return self",
+        _MEMORY,
+    ),
+    Mutant(
+        "a parked request keeps its place after it was let in",
+        _FLIGHTS,
+        "            self._parked_until.discard(flight.ticket)\n",
+        "",
+        _MEMORY,
+    ),
+    Mutant(
+        "what was in a partition keeps its place when that is another worker's",
+        _LEDGER,
+        "                self._until.discard((partition, run_of_job))\n",
+        "                pass\n",
+        _MEMORY,
+    ),
+    Mutant(
+        "a time that was replaced comes due",
+        _TIMERS,
+        "            if self._places.get(key) == place:\n",
+        "            if key in self._places:\n",
+        ("tests/properties/test_timers.py",),
     ),
     Mutant(
         "a request is let in before it is known who has what",
