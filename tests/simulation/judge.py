@@ -71,6 +71,7 @@ class Memory:
         self.told: dict[Place, int] = {}  # crashes, by the map with which it was assigned
         self.marks: dict[Place, bool | None] = {}  # inside the engine, for all the group knows
         self.running: dict[Ticket, bool] = {}  # whether alone
+        self.outlived: set[Ticket] = set()  # begun before the record came out well elsewhere
         self.failed: set[Ticket] = set()
         self.settled: set[Ticket] = set()
         self.finished: set[Place] = set()  # says the map with which it was assigned
@@ -195,6 +196,7 @@ class Judge:
             self._is_kept_alone(process, memory, ticket, is_alone)
         for ticket in tickets:
             memory.running[ticket] = is_alone
+            memory.outlived.discard(ticket)
             memory.marks[ticket.partition, ticket.offset] = is_alone
             memory.failed.discard(ticket)
             self._world.count["starts"] += 1
@@ -323,11 +325,19 @@ class Judge:
                 if place[1] < point.offset or count <= told:
                     del memory.marks[place]
                     if must_finish and count == 0:
-                        self.deaths.pop(place, None)
+                        self._came_out_well(place)
             for offset, counted in crashes.items():
                 known = self.evidence.known[at][offset]
                 if counted.num > max(memory.told.get((at, offset), 0), known.crashes.num):
                     memory.marks.setdefault((at, offset), None)
+
+    def _came_out_well(self, place: Place) -> None:
+        """Deaths of runs that began before then count no more: nor does a zombie's, later."""
+        self.deaths.pop(place, None)
+        for memory in self._memories.values():
+            memory.outlived.update(
+                each for each in memory.running if (each.partition, each.offset) == place
+            )
 
     def handed_back(self, process: Process, partitions: Iterable[TopicPartition]) -> None:
         """The loop has let go of partitions: what is finished there must be committed."""
@@ -369,7 +379,7 @@ class Judge:
         memory.marks = {at: each for at, each in memory.marks.items() if at[0] not in partitions}
         if has_died:
             for ticket in memory.running:
-                if ticket.partition in partitions:
+                if ticket.partition in partitions and ticket not in memory.outlived:
                     self._world.count["crashes inside the engine"] += 1
                     self.deaths[ticket.partition, ticket.offset] += 1
 

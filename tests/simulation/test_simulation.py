@@ -36,6 +36,7 @@ NAMED_SEEDS: tuple[tuple[int, str], ...] = (
     (12014, "who dies right after a clean hand-back has not died with what it handed back"),
     (14399, "a losing request that was parked, and too large for its dead letter"),
     (355, "a run that ended while the start marker of its batch was under way"),
+    (42417, "a zombie that dies long after others had, and gave back whole, what it still holds"),
     (8145, "a zombie that starts what has died alone elsewhere since"),
     (20436, "a losing request whose like stepped aside, and was buried in its place"),
     (108442, "a record of a run that another stage had ended, and not told yet"),
