@@ -325,19 +325,20 @@ class Judge:
                 if place[1] < point.offset or count <= told:
                     del memory.marks[place]
                     if must_finish and count == 0:
-                        self._came_out_well(place)
+                        self._came_out_well(memory, place)
             for offset, counted in crashes.items():
                 known = self.evidence.known[at][offset]
                 if counted.num > max(memory.told.get((at, offset), 0), known.crashes.num):
                     memory.marks.setdefault((at, offset), None)
 
-    def _came_out_well(self, place: Place) -> None:
-        """Deaths of runs that began before then count no more: nor does a zombie's, later."""
+    def _came_out_well(self, by: Memory, place: Place) -> None:
+        """Others' deaths in runs that began before then count no more: nor do zombies', later."""
         self.deaths.pop(place, None)
         for memory in self._memories.values():
-            memory.outlived.update(
-                each for each in memory.running if (each.partition, each.offset) == place
-            )
+            if memory is not by:
+                memory.outlived.update(
+                    each for each in memory.running if (each.partition, each.offset) == place
+                )
 
     def handed_back(self, process: Process, partitions: Iterable[TopicPartition]) -> None:
         """The loop has let go of partitions: what is finished there must be committed."""
