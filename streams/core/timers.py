@@ -65,7 +65,7 @@ class Timers(Generic[K]):
         if first is None or first[0] > now_s:
             return None
         heapq.heappop(self._heap)
-        del self._places[first[1]]
+        self.discard(first[1])
         return first[1]
 
     def _tidy(self) -> None:

@@ -68,6 +68,13 @@ MUTANTS = (
         ("tests/properties/test_timers.py",),
     ),
     Mutant(
+        "what comes due leaves stale times behind that nothing counts",
+        _TIMERS,
+        "        self.discard(first[1])\n",
+        "        del self._places[first[1]]\n",
+        ("tests/properties/test_timers.py",),
+    ),
+    Mutant(
         "a request is let in before it is known who has what",
         _FLIGHTS,
         "                self.pause(self._ours.gate.close(partition, Why.LEDGER_UNREAD))\n",

@@ -56,3 +56,14 @@ class TimersMachine(RuleBasedStateMachine):
 
 
 TestTimers = TimersMachine.TestCase
+
+
+def test_what_comes_due_leaves_no_more_stale_places_than_are_allowed() -> None:
+    state = TimersMachine()
+    for key in range(40):
+        state.set(key, at_s=0.0)
+    for key in range(3):
+        state.set_often(key, at_s=1.0, times=34)  # stale places, as many as are allowed just now
+    for _ in range(37):
+        state.is_alike()
+        state.pop_due(now_s=0.0)
