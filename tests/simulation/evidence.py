@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from schemas.codec import Codec, UndecodableRecord
@@ -194,12 +195,20 @@ class Evidence:
 
     def _is_parked_too(self, place: tuple[TopicPartition, int]) -> bool:
         """Whether the same request lies parked elsewhere, and nobody is done with it there."""
-        record = self.known[place[0]][place[1]]
         at = TopicPartition(topology.REQUESTS_DEFERRED, place[0].partition)
         return any(
-            (other.value, other.rank) == (record.value, record.rank)
-            and (at, offset) != place
-            and (at, offset) not in self._settled
-            and not self._is_proven(at, offset)
-            for offset, other in self.known[at].items()
+            (at, offset) not in self._settled and not self._is_proven(at, offset)
+            for offset in self.parked_twins(*place)
         )
+
+    def parked_twins(self, at: TopicPartition, offset: int) -> Iterator[int]:
+        """Where else the same request lies parked: offsets of the same partition's parking."""
+        record = self.known[at].get(offset)
+        parking = TopicPartition(topology.REQUESTS_DEFERRED, at.partition)
+        for other_offset, other in self.known[parking].items():
+            is_alike = record is not None and (other.value, other.rank) == (
+                record.value,
+                record.rank,
+            )
+            if is_alike and (parking, other_offset) != (at, offset):
+                yield other_offset

@@ -43,6 +43,8 @@ NAMED_SEEDS: tuple[tuple[int, str], ...] = (
     (109870, "a redriven run that found no room to wait in its tenant's quota"),
     (101473, "a device that was sick for longer than the tries of a few jobs lasted"),
     (101599, "the same, with a clock that jumped over the delays"),
+    (85563, "a zombie that meets the copy that another made of a parked request it still holds"),
+    (96992, "a parked request's copy by a zombie, met and let go by who has that request open"),
 )
 
 
