@@ -70,6 +70,7 @@ class Flight:
     blob: Headers = ()
     retry: Retry | None = None
     over: Over | None = None
+    asked_until_s: float | None = None  # for how long it first asked for a share
     ending: Ending | None = None
     num_end_tries: int = 0
     rank: Rank = field(init=False)

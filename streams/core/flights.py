@@ -97,8 +97,7 @@ class Flights:
         if self.admission is None or share is None:
             return True
         assert run_of_job is not None, "what asks for a share is a job's"
-        until_s = self._deadline_s(flight)
-        until_s = self.now_s + self._longest_run_s if until_s is None else until_s
+        until_s = self._asks_until_s(flight)
         match self.admission.decide(run_of_job, share, until_s, self.now_s):
             case LetIn(degradations):
                 if degradations:
@@ -110,12 +109,18 @@ class Flights:
                 flight.over = over
                 if share.source is Source.PARKED:
                     self.move(flight, Phase.PARKED)
-                    self.admission.wait(share.payer, flight.ticket, until_s, over)
-                    self._parked_until.set(flight.ticket, until_s)
+                    self._wait_parked(flight, until_s)
                 else:
                     self.move(flight, Phase.PARKING)
                     self.ask(flight)
         return False
+
+    def _asks_until_s(self, flight: Flight) -> float:
+        """Its deadline; without one the same whenever it asks, or its place in line would move."""
+        if flight.asked_until_s is None:
+            flight.asked_until_s = self.now_s + self._longest_run_s
+        deadline_s = self._deadline_s(flight)
+        return flight.asked_until_s if deadline_s is None else deadline_s
 
     def ending_due(self, flight: Flight) -> Ending | None:
         """How the run ends because somebody, or time, has said so."""
@@ -370,8 +375,8 @@ class Flights:
             return
         self.admission.ledger.extend(run_of_job, deadline_s)
         flight = self.copies.at_work(run_of_job[0])
-        if flight is not None and flight.phase is Phase.PARKED:
-            self._parked_until.set(flight.ticket, deadline_s)
+        if flight is not None and flight.phase is Phase.PARKED and flight.run_of_job == run_of_job:
+            self._wait_parked(flight, deadline_s)
 
     def tend_parked(self) -> None:
         """Time has passed: shares are free, parked requests have had their deadline."""
@@ -384,6 +389,15 @@ class Flights:
         if self.now_s >= self._next_way_s:
             self._next_way_s = self.now_s + self._make_way_s
             self._make_way()
+
+    def _wait_parked(self, flight: Flight, until_s: float) -> None:
+        """Its place in its payer's line, and the end of its wait, are by that time."""
+        share, over = flight.work.share, flight.over
+        assert self.admission is not None, "or nothing were parked"
+        assert share is not None, "or it were not parked"
+        assert over is not None, "or it were not parked"
+        self.admission.wait(share.payer, flight.ticket, until_s, over)
+        self._parked_until.set(flight.ticket, until_s)
 
     def _ask_parked(self, run_of_job: RunOfJob) -> None:
         flight = self.copies.at_work(run_of_job[0])

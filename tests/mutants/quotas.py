@@ -82,6 +82,13 @@ MUTANTS = (
         _STAGE,
     ),
     Mutant(
+        "who names no deadline loses its place in line whenever it asks",
+        _FLIGHTS,
+        "        if flight.asked_until_s is None:\n",
+        "        if flight.phase:\n",
+        _STAGE,
+    ),
+    Mutant(
         "what is parked is finished before its copy is on the log",
         _FLIGHTS,
         "                    self.move(flight, Phase.PARKING)\n"

@@ -148,6 +148,33 @@ def test_parked_requests_go_in_as_others_end_the_earliest_deadline_first() -> No
     assert prompt.state.num_parked == {}
 
 
+def test_parked_requests_that_name_no_deadline_go_in_as_others_end() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one", deadline_s=None)
+    for job_id in ("a", "b", "c"):
+        prompt.later(1.0)
+        prompt.comes_parked(job_id, deadline_s=None)
+    for ended, started in (("one", "a"), ("a", "b"), ("b", "c")):
+        prompt.later(1.0)
+        prompt.seen(ended, Level.ENDED)
+        assert prompt.started[-1] == started
+    prompt.seen("c", Level.ENDED)
+    prompt.comes("new", deadline_s=None)
+    assert prompt.started == ["one", "a", "b", "c", "new"]
+
+
+def test_a_parked_request_whose_deadline_moves_keeps_nobody_out() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("a", deadline_s=500.0)
+    prompt.comes_parked("b", deadline_s=600.0)
+    prompt(ev.JobDeadline("a", 1, 9_000.0, prompt.now_s))
+    prompt.seen("one", Level.ENDED)
+    assert prompt.started == ["one", "b"]
+    prompt.seen("b", Level.ENDED)
+    assert prompt.started == ["one", "b", "a"]
+
+
 def test_what_another_worker_had_let_in_counts() -> None:
     prompt = Prompt()
     prompt.seen("theirs", Level.ADMITTED)
