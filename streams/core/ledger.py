@@ -62,6 +62,11 @@ class _Partition:
     busy_since_s: float | None = None
     drained: deque[tuple[float, float]] = field(default_factory=deque)  # when, GPU-seconds
 
+    def forget_drained(self, now_s: float) -> None:
+        """Let go of what ended too long ago to tell how fast it drains."""
+        while self.drained and self.drained[0][0] < now_s - _WINDOW_S:
+            self.drained.popleft()
+
 
 class Ledger:
     """Entries of the partitions that are open. Times in seconds since the epoch, by one clock.
@@ -178,6 +183,7 @@ class Ledger:
             self.costs.learn(*entry.bulk, cost_s)
             if found.is_read:
                 found.drained.append((now_s, cost_s))
+                found.forget_drained(now_s)
         self._drop(found, entry, now_s)
         return entry.payer
 
@@ -226,8 +232,7 @@ class Ledger:
     def drain_rate(self, partition: int, now_s: float) -> float | None:
         """GPU-seconds that end in a second while there is work; None: too little was seen."""
         found = self._partitions[partition]
-        while found.drained and found.drained[0][0] < now_s - _WINDOW_S:
-            found.drained.popleft()
+        found.forget_drained(now_s)
         if found.busy_since_s is None or len(found.drained) < _LEAST_ENDED:
             return None
         elapsed_s = now_s - max(found.busy_since_s, now_s - _WINDOW_S)

@@ -8,10 +8,11 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from streams.core import events as ev
-from streams.core.ledger import MARKER_S
-from streams.core.shares import Level
+from streams.core.cost import Prior
+from streams.core.ledger import MARKER_S, Ledger
+from streams.core.shares import Level, Payer
 from tests.builders import a_start_offset, an_output
-from tests.unit.test_parking import Prompt
+from tests.unit.test_parking import BULK, Prompt
 
 A_DAY_S = 86_400.0
 NUM_JOBS = 800
@@ -51,6 +52,20 @@ def test_partitions_that_come_and_go_with_all_that_is_parked_there() -> None:
         prompt.read().started.clear()
 
     assert _growth(job) < NUM_JOBS
+
+
+def test_jobs_that_have_ended_where_there_is_always_one_more() -> None:
+    ledger, sizes = Ledger(Prior(fixed_s=1.0)), []
+    ledger.open(0)
+    ledger.read(0)
+    for number in range(2 * NUM_JOBS):
+        now_s = float(number)
+        ledger.hold((f"job-{number}", 1), Payer(0, "free", "acme"), BULK, now_s + A_DAY_S, now_s)
+        ledger.ended(0, (f"job-{number - 1}", 1), 1.0, now_s)
+        ledger.expire(now_s)
+        if number % NUM_JOBS == NUM_JOBS - 1:
+            sizes.append(_num_reachable(ledger))
+    assert sizes[1] - sizes[0] < NUM_JOBS
 
 
 def _comes(prompt: Prompt, job_id: str, is_parked: bool = False) -> None:
