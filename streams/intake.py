@@ -83,8 +83,8 @@ class Intake:
             delay_s,
             # Its run too, which nothing has proved yet: anybody may write a request of run 7. Until
             # the claim of that run is seen, by the engine, it must not stand for run 1; the later
-            # topics are written by us alone.
-            RequestIdentity(record) if isinstance(record, GenerationRequest) else None,
+            # topics are written by us alone, for each tenant that has a job of that id.
+            RequestIdentity(record) if isinstance(record, GenerationRequest) else job.tenant_id,
             self._charge(task),
             None if verdict or self._share is None else self._share(task),
             num_diverted=origin.num_diverted,

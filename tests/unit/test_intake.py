@@ -36,7 +36,7 @@ def take(
 
 def test_a_record_is_decoded_and_told_with_its_job_key_and_deadline() -> None:
     raw = a_task(record=None, offset=7)
-    work = Work("job-1", 1, "64x64", DEADLINE.timestamp(), raw)
+    work = Work("job-1", 1, "64x64", DEADLINE.timestamp(), raw, identity="acme")
     expected = Delivered(TopicPartition("prompts.cleaned", 13), 7, work)
     assert take(raw) == expected
     assert work.payload == a_task(a_cleaned_prompt(), offset=7)
@@ -148,4 +148,11 @@ def test_a_request_of_another_run_stands_for_no_other() -> None:
     assert identity(created_at=DEADLINE) == identity()
     assert identity(prompt="another") != identity()
     assert identity(run=7) != identity(), "nobody has seen yet that run 7 was claimed"
-    assert take(a_task()).work.identity is None
+
+
+def test_another_tenants_job_of_the_same_id_is_no_copy() -> None:
+    def identity(**changes: object) -> Hashable:
+        return take(a_task(a_cleaned_prompt(job=a_job(**changes)))).work.identity
+
+    assert identity(seed=7) == identity()
+    assert identity(tenant_id="bolt") != identity()

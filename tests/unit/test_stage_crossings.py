@@ -61,6 +61,12 @@ def test_a_copy_that_comes_before_its_acknowledgement_is_not_finished_with_its_o
     assert stage(TURN) == [started(1, job_id="j", try_number=2)]
 
 
+def test_another_tenants_job_of_the_same_id_is_not_finished_with_what_is_retried() -> None:
+    stage = Stage(a_delivery(0, "j", identity="acme"), a_delivery(1, "j", identity="bolt"), TURN)
+    stage(Failed(T0, LATER), Acknowledged(T0))
+    assert list(stage.state.flights) == [T1]
+
+
 def test_a_copy_outranks_its_original_by_the_crash_that_it_tells_of() -> None:
     """The try is the same, so that it was once taken for a twin and finished."""
     stage = After(Crashes(3, 1), a_delivery(0, "j"))
