@@ -85,7 +85,7 @@ class OrderLog:
         self._page.append(done)
         self._num_begun += is_begun
         self._num_others += not is_begun
-        if len(self._page) == RUNS_A_PAGE:
+        if len(self._page) >= RUNS_A_PAGE:
             self._turn_page()
 
     def end(self, at: datetime, interrupted_by: str | None = None) -> None:
@@ -94,7 +94,7 @@ class OrderLog:
         Raises:
             SickHost: the object store is away.
         """
-        if self._page:
+        while self._page:
             self._turn_page()
         self._write(
             "ended",
@@ -107,10 +107,12 @@ class OrderLog:
         )
 
     def _turn_page(self) -> None:
+        """Write a page; one that was not answered for may be there, so it stays as it is."""
+        page = self._page[:RUNS_A_PAGE]
+        rows = [[each.tenant_id, each.job_id, each.run, each.what] for each in page]
+        self._write(f"runs.{self._num_pages + 1}", rows)
         self._num_pages += 1
-        rows = [[each.tenant_id, each.job_id, each.run, each.what] for each in self._page]
-        self._write(f"runs.{self._num_pages}", rows)
-        self._page = []
+        del self._page[: len(page)]
 
     def _write(self, name: str, body: Any) -> None:
         key = f"{REDRIVES}/{check_segment(self.order.order_id)}/{name}"

@@ -61,7 +61,7 @@ class RegistrySchemaIds:
         try:
             new = self._client.register_schema(name, self._api.Schema(schema, "AVRO"))
         except self._api.SchemaRegistryError as fault:
-            if _is_host_fault(fault.http_status_code):
+            if _is_host_fault(fault):
                 _raise_sick(fault)
             raise FatalError(f"the schema registry refuses {name}: {fault}") from fault
         except self._faults as fault:
@@ -79,7 +79,7 @@ class RegistrySchemaIds:
         try:
             found = self._client.get_schema(schema_id)
         except self._api.SchemaRegistryError as fault:
-            if fault.http_status_code == _NOT_FOUND_STATUS:
+            if fault.http_status_code == _NOT_FOUND_STATUS and not _is_host_fault(fault):
                 raise KeyError(schema_id) from fault
             _raise_sick(fault)
         except self._faults as fault:
@@ -89,7 +89,10 @@ class RegistrySchemaIds:
         return self._schemas.setdefault(schema_id, str(found.schema_str))
 
 
-def _is_host_fault(status: int) -> bool:
+def _is_host_fault(fault: Any) -> bool:
+    status = fault.http_status_code
+    if status == _NOT_FOUND_STATUS:  # with a code of theirs (404xx) it says so, else a proxy does
+        return bool(fault.error_code // 100 != _NOT_FOUND_STATUS)
     return status >= 500 or status in _HOST_FAULT_STATUSES
 
 

@@ -19,7 +19,7 @@ from streams.audit import (
 )
 from streams.blobs.base import BlobStore
 from streams.blobs.sweep import Ages, Sweep
-from streams.errors import FatalError, InvalidRecord
+from streams.errors import FatalError, InvalidRecord, SickHost
 from tests.contract.places import Place
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -58,6 +58,29 @@ def test_of_one_that_was_killed_the_full_pages_stand(store: BlobStore) -> None:
     noted = [note(log, number) for number in range(RUNS_A_PAGE + 7)]
     assert read_order(store, "order-1") == (an_order(), None)
     assert list(read_done(store, "order-1")) == noted[:RUNS_A_PAGE]
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["not written", "written, not answered"])
+def test_a_page_that_the_store_did_not_answer_for_is_written_again(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    log = OrderLog(store, an_order())
+    noted = [note(log, number) for number in range(RUNS_A_PAGE - 1)]
+    create = store.create
+
+    def away(key: str, body: bytes) -> bytes:
+        if is_there:
+            create(key, body)
+        raise SickHost("no answer", reason_code="store_away")
+
+    monkeypatch.setattr(store, "create", away)
+    with pytest.raises(SickHost):
+        note(log, RUNS_A_PAGE - 1)
+    monkeypatch.undo()
+    later = [note(log, number) for number in range(RUNS_A_PAGE, RUNS_A_PAGE + 7)]
+    log.end(NOON)
+    done = list(read_done(store, "order-1"))
+    assert [done[: len(noted)], done[len(noted) + 1 :]] == [noted, later]
 
 
 def test_orders_come_by_name_which_is_by_time(store: BlobStore) -> None:

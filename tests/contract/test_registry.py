@@ -136,6 +136,7 @@ def test_another_process_reads_what_one_wrote_and_each_asks_once(registry: Regis
         (503, b"busy"),
         (429, b"{}"),
         (401, b"{}"),
+        (404, b"<html>a proxy that knows no such path</html>"),
         (200, b"<html>a proxy's page</html>"),
     ],
 )

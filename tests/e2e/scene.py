@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,13 @@ class Scene:
         self.reached: dict[str, set[str]] = defaultdict(set)  # jobs, by topic
 
     def submit(self, job_ids: Sequence[str], tenant_id: str = "acme") -> None:
-        """Put requests on the log."""
+        """Put requests on the log, without a deadline, as clients do that name none."""
 
         async def run() -> None:
-            deadline = datetime.now(UTC) + timedelta(hours=1)
             async with make_client(self.stack.settings) as client:
                 for job_id in job_ids:
                     await client.send(
-                        GenerationRequest(
-                            job_id, tenant_id, "a ball", datetime.now(UTC), deadline=deadline
-                        )
+                        GenerationRequest(job_id, tenant_id, "a ball", datetime.now(UTC))
                     )
 
         asyncio.run(run())
