@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import (
@@ -28,6 +29,7 @@ from streams.core.events import (
     CommitPoint,
     Committed,
     Event,
+    Headers,
     Lost,
     Revoked,
     StartOffset,
@@ -55,6 +57,11 @@ _FATAL_CODES = {
     KafkaError._AUTHENTICATION,
     KafkaError._UNSUPPORTED_FEATURE,
 }
+
+
+# Not `message.headers()`: the client sets an exception and returns a list all the same, which
+# Python does not notice at a call that it has specialised: the next one, whatever it is, raises.
+_read_headers = methodcaller("headers")
 
 
 class KafkaSource:
@@ -259,10 +266,26 @@ def _num_bytes(message: Message) -> int:
 
 
 def task_of(message: Message) -> Task:
-    """A message without an error as a task that is not decoded yet."""
+    """A message without an error as a task that is not decoded yet.
+
+    Headers of which a name is no UTF-8 count as none.
+    """
     (topic, partition), offset = _key(message), message.offset()
     assert offset is not None
     key: Any = message.key()
     value: Any = message.value()
-    headers: Any = message.headers() or ()
-    return Task(None, partition, value, topic, offset, key, tuple(headers), message.timestamp()[1])
+    headers = _headers(message)
+    return Task(None, partition, value, topic, offset, key, headers, message.timestamp()[1])
+
+
+def _headers(message: Message) -> Headers:
+    try:
+        found: Any = _read_headers(message) or ()
+    except (SystemError, UnicodeDecodeError):  # by the client's version
+        # Asked again, the message would give a list that is not whole, and not safe to touch.
+        message.set_headers([])
+        log.warning(
+            "headers not readable", extra={"topic": message.topic(), "offset": message.offset()}
+        )
+        return ()
+    return tuple(found)
