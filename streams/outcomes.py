@@ -22,6 +22,8 @@ from streams.errors import FatalError
 from streams.topology import VIDEOS_DONE
 
 MAX_REASON_CHARS = 1000
+MAX_NAME_CHARS = 128
+"""Of a tier and a model: a request may ask for one of any name, which its outcome repeats."""
 
 
 def video_done(
@@ -48,16 +50,20 @@ def video_done(
         partition=partition,
         created_at=job.created_at,
         finished_at=finished_at,
-        tier=job.tier,
+        tier=_name(job.tier),
         reason_code=ending.reason_code,
         reason=ending.reason[:MAX_REASON_CHARS],
         ended_by=ended_by,
-        model=job.model,
+        model=_name(job.model),
         model_version=None if isinstance(job, GenerationRequest) else job.model_version,
         retry_at=retry_at,
         cost_gpu_s=sum(timing.compute_s for timing in timings),
         timings=timings,
     )
+
+
+def _name(text: str | None) -> str | None:
+    return None if text is None else text[:MAX_NAME_CHARS]
 
 
 def read_outcome(codec: Codec, body: bytes) -> VideoDone:

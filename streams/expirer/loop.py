@@ -17,7 +17,7 @@ from itertools import count
 from typing import Protocol
 
 from schemas.cloudevents import Headers as AnyHeaders
-from schemas.codec import Codec, UndecodableRecord
+from schemas.codec import Codec, UndecodableRecord, UnencodableRecord
 from schemas.records import CleanedPrompt, GenerationRequest, JobControl, VideoDone
 from streams.blobs.base import check_segment
 from streams.core.events import (
@@ -31,7 +31,7 @@ from streams.core.events import (
 )
 from streams.core.expiry import Due, ExpiryBook, RunKey
 from streams.engine import Task
-from streams.errors import FatalError, InvalidRecord, SickHost
+from streams.errors import InvalidRecord, PipelineError, SickHost
 from streams.expirer.settle import Nothing, NotYet, Seen, Tell, Verdict, deadline_of
 from streams.monitor.expirer import ExpirerMetrics
 from streams.monitor.health import Health
@@ -181,7 +181,7 @@ class Expirer:
             self._hold(error, now_s)
             self._book.again(due.key, self._hold_until_s)
             return
-        except (InvalidRecord, FatalError, UndecodableRecord) as error:
+        except (PipelineError, UndecodableRecord, UnencodableRecord) as error:
             log.error("cannot be settled", extra={**_about(due), "error": str(error)})
             self._metrics.not_settled()
             self._book.again(due.key, now_s + _ODD_PAUSE_S)

@@ -94,7 +94,7 @@ class Settler:
 
         Raises:
             SickHost: the object store is away.
-            InvalidRecord, FatalError: a fence or a request cannot be understood.
+            PipelineError, UndecodableRecord, UnencodableRecord: this run cannot be settled now.
         """
         if due.kind == "redrive":
             return self._redrive(due.key, due.payload)

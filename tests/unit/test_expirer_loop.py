@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from schemas.codec import Codec
+from schemas.codec import Codec, UndecodableRecord, UnencodableRecord
 from schemas.records import JobControl, Record
 from streams.core.events import Acknowledged, Event, NotAcknowledged, Output, Ticket
 from streams.core.expiry import Due, ExpiryBook
 from streams.engine import Task
-from streams.errors import FatalError, SickHost
+from streams.errors import BlobCorrupt, FatalError, InvalidRecord, RetryableError, SickHost
 from streams.expirer.loop import Expirer
 from streams.expirer.settle import Nothing, NotYet, Seen, Tell, Verdict
 from streams.monitor.expirer import ExpirerMetrics
@@ -214,9 +214,20 @@ def test_a_later_deadline_is_waited_for(bench: Bench) -> None:
     assert len(bench.asked) == 2
 
 
-def test_a_fence_that_nobody_understands_stops_nobody_else(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        FatalError("a fence holds what is no claim"),
+        InvalidRecord("no such tenant folder"),
+        UndecodableRecord("ends early"),
+        UnencodableRecord("reelstream.VideoDone: 70000 bytes, more than 65536"),
+        RetryableError("a fence keeps changing"),
+        BlobCorrupt("a fence has other bytes than it had"),
+    ],
+)
+def test_a_run_that_cannot_be_settled_stops_nobody_else(bench: Bench, error: Exception) -> None:
     bench.read(REQUEST, "requests")
-    bench.verdicts = [FatalError("a fence holds what is no claim")]
+    bench.verdicts = [error]
     bench.turn(66)
     assert len(bench.book) == 1
     bench.read(a_request(job_id="job-2", created_at=START, deadline=REQUEST.deadline), "requests")

@@ -58,6 +58,13 @@ def test_a_long_reason_is_cut() -> None:
     assert len(done.reason or "") == 1000
 
 
+def test_names_of_any_length_that_were_asked_for_fit_into_the_outcome() -> None:
+    done = ended(a_request(model="m" * 66_000, tier="t" * 60_000))
+    assert (done.model, done.tier) == ("m" * 128, "t" * 128)
+    assert CODEC.decode(CODEC.encode(done), VideoDone) == done
+    assert ended(a_request(model=None, tier=None)).model is None
+
+
 def test_whoever_tells_of_an_outcome_tells_the_same_event() -> None:
     body = CODEC.encode(ended(a_request()))
     cause = (("ce_id", b"job-1.1.client.submitted"), ("traceparent", b"nonsense"))
