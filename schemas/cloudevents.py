@@ -19,6 +19,7 @@ CONTENT_TYPE = "application/avro"
 SPEC_VERSION = "1.0"
 
 _MAX_TRACESTATE_CHARS = 512
+_MAX_CAUSE_CHARS = 512  # twice the longest of ours: a longer id may be all that a topic takes
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _ROOT_FLAGS = "01"  # sampled: whoever begins no trace of his own still gets one
 
@@ -77,7 +78,8 @@ def event_headers(
     """The headers of one record, always in the same order; the same input gives the same headers.
 
     `cause` is the headers of the record that led to this one (empty at the very beginning): it
-    gives the causation id and the trace. Raises ValueError for a time without a time zone.
+    gives the causation id, unless that is unduly long, and the trace. Raises ValueError for a time
+    without a time zone.
     """
     ce_id = event_id(job_id, run, stage, outcome)
     parent = parse_headers(cause)
@@ -91,7 +93,7 @@ def event_headers(
         "content-type": CONTENT_TYPE,
         "ce_partitionkey": partition_key,
         "ce_correlationid": job_id,
-        "ce_causationid": parent.id,
+        "ce_causationid": _usable_cause(parent.id),
         "ce_expirytime": None if deadline is None else _format_time(deadline),
         "traceparent": str(child_trace(parent.trace_parent, job_id, ce_id)),
         "tracestate": parent.trace_state,
@@ -180,6 +182,11 @@ def _decode(value: bytes | None) -> str | None:
         return None if value is None else value.decode()
     except UnicodeDecodeError:
         return None
+
+
+def _usable_cause(ce_id: str | None) -> str | None:
+    """The id as it came, if it is not so long that what repeats it might fit nowhere."""
+    return None if ce_id is None or len(ce_id) > _MAX_CAUSE_CHARS else ce_id
 
 
 def _usable_trace_state(text: str | None) -> str | None:

@@ -147,6 +147,15 @@ def test_a_tracestate_is_passed_on_unchanged_if_it_is_one() -> None:
         assert "tracestate" not in dict(headers(traced(parent, unusable)))
 
 
+def test_a_foreign_id_is_carried_on_only_if_it_is_of_a_sane_length() -> None:
+    for usable in ("x" * 512, "é" * 512):
+        assert dict(headers([("ce_id", usable.encode())]))["ce_causationid"] == usable.encode()
+    for length in (513, 130_000):
+        cause: Headers = [("ce_id", b"x" * length)]
+        assert headers(cause) == headers()
+        assert parse_headers(cause).id == "x" * length, "what it says is another matter"
+
+
 # Reading
 
 
