@@ -359,6 +359,7 @@ class StepEngine(RowEngine):
         began_s = time.monotonic()
         rows, cap = sum(self._work.width(state) for state in states), self._cap(key)
         try:
+            self._work.peak_bytes()  # of what failed, was split or was no step: it says nothing
             outcomes = self._work.step(states, is_split=rung is _Rung.SPLIT)
         except (FatalError, SettingsError, SickHost):
             raise
@@ -367,7 +368,9 @@ class StepEngine(RowEngine):
             error = without_tensors(caught, rows)
         else:
             assert len(outcomes) == len(states), "a step answers every job"
-            if rung is not _Rung.SPLIT:
+            if rung is _Rung.SPLIT:
+                cap.succeeded()
+            else:
                 cap.took(rows, time.monotonic() - began_s, self._work.peak_bytes())
             return outcomes
         if isinstance(error, OutOfMemory):

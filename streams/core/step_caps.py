@@ -112,11 +112,15 @@ class StepCap:
             self._last_s[rows].append(step_s)
             self._step_s[rows] = median(self._last_s[rows])
         self._warm.add(rows)
+        if peak_bytes is not None:
+            self._peak_bytes[rows] = max(peak_bytes, self._peak_bytes.get(rows, 0))
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """A step found its memory, in whatever way: after enough of them a failure is forgiven."""
         self._num_since_failure += 1
         if self._num_since_failure >= _FORGIVE_AFTER:
             self._failed_at, self._num_since_failure = 2 * self._failed_at, 0
-        if peak_bytes is not None:
-            self._peak_bytes[rows] = max(peak_bytes, self._peak_bytes.get(rows, 0))
 
     def found_no_memory(self, rows: int) -> None:
         """A forward of so many rows failed for want of memory: fewer for a good while."""

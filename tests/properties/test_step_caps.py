@@ -79,6 +79,18 @@ def test_what_found_no_memory_is_tried_again_after_a_thousand_steps() -> None:
     assert not cap.has_room(16), "twice as many, not any number"
 
 
+def test_a_step_that_was_split_counts_for_forgiveness_and_teaches_nothing() -> None:
+    cap = StepCap(64)
+    twice(cap, 1, 1.0, peak_bytes=1_000)
+    cap.found_no_memory(2)
+    learned = cap.figures()
+    for _ in range(999):
+        cap.succeeded()
+    assert cap.figures() == learned
+    cap.succeeded()
+    assert cap.has_room(2)
+
+
 def test_memory_is_filled_to_nine_tenths() -> None:
     cap = StepCap(64, memory_bytes=10_000)
     twice(cap, 1, 1.0, peak_bytes=2_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -47,6 +47,7 @@ class ScriptedSteps(ScriptedWork):
         self.forwards: list[list[str]] = []  # job ids of every forward that was tried
         self.splits: list[bool] = []
         self.num_freed = 0
+        self.most_bytes = 0  # that a forward took, since this was last asked
         self.saved: dict[str, State] = {}
         self.forgotten: list[str] = []
         self.on_save: Callable[[State], None] = lambda state: None
@@ -79,6 +80,7 @@ class ScriptedSteps(ScriptedWork):
             assert self.turns.acquire(timeout=WAIT_S)
         self.forwards.append([each.job_id for each in states])
         self.splits.append(is_split)
+        self.most_bytes = max(self.most_bytes, 1_000 * len(states))
         self.on_forward(states, is_split)
         return [self.on_job(each) or State(each.job_id, each.num_done + 1) for each in states]
 
@@ -105,7 +107,8 @@ class ScriptedSteps(ScriptedWork):
         return self.memory
 
     def peak_bytes(self) -> int | None:
-        return None if self.memory is None else 1_000 * len(self.forwards[-1])
+        peak, self.most_bytes = self.most_bytes, 0
+        return None if self.memory is None else peak
 
     def num_compiled_graphs(self) -> int:
         return 0
@@ -147,6 +150,12 @@ class StepRig(Rig):
                 {"enterprise": 100.0},
             ),
         )
+
+    def peak_bytes(self, key: Hashable) -> Mapping[int, float]:
+        """What was learned of a forward's memory, by rows; once all jobs are through."""
+        learned = cast(StepEngine, self.engine)._learned
+        assert learned is not None
+        return learned.of(key).figures().peak_bytes
 
     def turn(self) -> list[str]:
         """Let one forward happen, and wait for it; who was in it."""

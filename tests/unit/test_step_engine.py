@@ -142,6 +142,31 @@ def test_what_found_no_memory_is_not_tried_again(rig: StepRig) -> None:
     assert rig.steps.splits == [False, False, *6 * [True]], "whole, freed, then apart for good"
 
 
+def test_a_want_of_memory_that_passes_is_forgiven_though_guidance_went_apart_since(
+    rig: StepRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.core.step_caps._FORGIVE_AFTER", 3)
+    left = [OutOfMemory("no memory", {})] * 2
+
+    def passing(states: Sequence[State], is_split: bool) -> None:
+        if left:
+            raise left.pop()
+
+    rig.steps.on_forward = passing
+    rig.start(*tasks_of("a-6-wide"))
+    rig.wait_for(1)
+    assert rig.steps.splits == [False, False, *3 * [True], *3 * [False]]
+
+
+def test_what_failed_before_is_no_part_of_the_peak_of_what_succeeds(rig: StepRig) -> None:
+    rig.steps.memory = 100_000
+    rig.steps.on_forward = no_memory(1)
+    rig.start(*tasks_of("a-2", "b-2"))
+    rig.wait_for(2)
+    assert len(rig.steps.forwards[0]) == 2
+    assert rig.peak_bytes("key") == {1: 1_000}
+
+
 def test_a_forward_stays_within_nine_tenths_of_the_memory(
     rig_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
