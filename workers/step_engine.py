@@ -123,8 +123,9 @@ class StepEngine(RowEngine):
 
     # ---- on I/O threads
 
-    def _complete_job(self, ticket: Ticket, job: _Job, result: Any, timing: StageTiming) -> None:
-        part = job.num_steps / self._work.steps(job.state)[1]
+    def _complete_job(
+        self, ticket: Ticket, job: _Job, part: float, result: Any, timing: StageTiming
+    ) -> None:
         if self._complete(ticket, job.prepared, result, timing, part) and job.has_checkpoint:
             if job.saving is not None:
                 wait([job.saving])
@@ -259,8 +260,10 @@ class StepEngine(RowEngine):
             self._fenced.stage.name, job.started_at, now(), job.compute_s,
             round(job.num_shared / job.num_steps), self._worker,
         )  # fmt: skip
+        job.state = None  # while a slow store takes the result, steps need the memory
+        row = ticket, job, job.num_steps / num_steps, result
         self._storing.add(ticket)
-        self._hand_off(self._complete_job, self._completes, [(ticket, job, result)], timing)
+        self._hand_off(self._complete_job, self._completes, [row], timing)
 
     def _sit_out(self, error: SickHost) -> None:
         if self._hold is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,15 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMulti
 from streams.blobs import tensors
 from streams.blobs.base import BlobStore, open_store
 from streams.blobs.fences import Fences
+from streams.core.events import Emitted
 from streams.engine import Task
 from streams.errors import InvalidRecord
 from tests.torch.test_sampler_steps import Sampling, renamed
 from tests.torch.test_stages import Stages, a_wish, oracle, stages, work_through
-from tests.unit.engine_rig import wait_until
+from tests.unit.engine_rig import WAIT_S, wait_until
 from workers.sampler import checkpoint
 from workers.sampler.checkpoint import MEMORY_OF, Checkpoints, dump, identity_of, restore
-from workers.sampler.work import Denoising
+from workers.sampler.work import Denoising, SamplerWork
 
 pytestmark = pytest.mark.torch
 __all__ = ["oracle", "stages"]  # fixtures
@@ -194,6 +196,34 @@ def test_one_that_waits_to_be_stored_keeps_no_tensor_on_the_device(stages: Stage
     gc.collect()
     assert kept() is None, "a slow store would hold a state of each job"
     save()
+
+
+def test_one_whose_result_waits_to_be_stored_keeps_nothing_on_the_device(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[weakref.ref[Any]] = []
+    may_go_on = threading.Event()
+    result, store = SamplerWork.result, SamplerWork.store
+
+    def noting(self: SamplerWork, state: Denoising) -> Any:
+        # not the latents: on the CPU the result itself may be of the same memory
+        kept.extend(weakref.ref(each) for each in (state.schedule, *state.text.values()))
+        return result(self, state)
+
+    def waiting(self: SamplerWork, *arguments: Any) -> Any:
+        assert may_go_on.wait(2 * WAIT_S)
+        return store(self, *arguments)
+
+    monkeypatch.setattr(SamplerWork, "result", noting)
+    monkeypatch.setattr(SamplerWork, "store", waiting)
+    with Sampling(stages) as sampling:
+        sampling.start(renamed([a_wish(8)], "waits"))
+        try:
+            wait_until(lambda: gc.collect() >= 0 and [each() for each in kept] == [None, None])
+        finally:
+            may_go_on.set()
+        sampling.wait_for(1)
+        assert isinstance(sampling.answers[0], Emitted)
 
 
 def test_only_the_newest_is_kept_and_none_when_it_is_forgotten(
