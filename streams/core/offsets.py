@@ -29,7 +29,7 @@ class OffsetTracker:
     """
 
     __slots__ = (
-        "_bits", "_commit_offset", "_crashes", "_next_offset", "_open", "_order",
+        "_bits", "_commit_offset", "_crashes", "_next_offset", "_open", "_order", "_untold",
         "assignment_epoch",
     )  # fmt: skip
 
@@ -37,6 +37,7 @@ class OffsetTracker:
         self.assignment_epoch = assignment_epoch
         self._commit_offset = self._next_offset = known.offset
         self._bits = known.finished_bits  # bit i: commit_offset + i is finished
+        self._untold = 0  # one past the last offset that has finished too far away for a bit
         self._crashes = dict(known.crashes)
         self._open: set[int] = set()  # delivered, not finished
         self._order: deque[int] = deque()  # ascending: every open offset, and finished ones between
@@ -61,9 +62,11 @@ class OffsetTracker:
         """How far what was delivered here and has finished reaches beyond the commit offset.
 
         Not the whole map: an earlier owner's may reach further than anything that is delivered
-        yet, and no record that finishes here would shorten that.
+        yet, and no record that finishes here would shorten that. And more than the map where a
+        record has finished that is too far away to be told, as beyond a wide gap.
         """
-        return min(self._bits.bit_length(), self._next_offset - self._commit_offset)
+        reach = max(self._bits.bit_length(), self._untold - self._commit_offset)
+        return min(reach, self._next_offset - self._commit_offset)
 
     def offset_map(self) -> OffsetMap:
         """What is to be committed beside `commit_offset`, as of now."""
@@ -102,6 +105,8 @@ class OffsetTracker:
             distance = offset - self._commit_offset
             if distance < MAX_SPAN:
                 self._bits |= 1 << distance
+            else:
+                self._untold = max(self._untold, offset + 1)
             return True
         order, still_open = self._order, self._open
         while order and order[0] not in still_open:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.core import offset_map
 from streams.core.head_of_line import is_held_up
 from streams.core.offset_map import OffsetMap
 from streams.core.offsets import OffsetTracker
 
 MAX_SPAN = 20
+WIDE = [offset_map.MAX_SPAN - 2, offset_map.MAX_SPAN, 2 * offset_map.MAX_SPAN]
 
 
 def naive(delivered: list[int], finished: set[int]) -> bool:
@@ -26,7 +28,7 @@ def naive(delivered: list[int], finished: set[int]) -> bool:
 
 
 @given(
-    gaps=st.lists(st.integers(1, 3), min_size=1, max_size=40),
+    gaps=st.lists(st.integers(1, 3) | st.sampled_from(WIDE), min_size=1, max_size=40),
     finishing=st.lists(st.integers(0, 39), max_size=60),
 )
 def test_a_head_is_to_blame_as_counted_record_by_record(

@@ -18,6 +18,7 @@ from streams.core.events import (
     HostSick,
     HostWell,
     NotAcknowledged,
+    Pause,
     Resume,
     Retry,
     Revoked,
@@ -28,7 +29,7 @@ from streams.core.events import (
 from streams.core.fair_queue import Charge
 from streams.core.flight import Phase
 from streams.core.head_of_line import HEAD_OF_LINE, steps_aside
-from streams.core.offset_map import Crashes
+from streams.core.offset_map import BACK_PRESSURE_SPAN, MAX_SPAN, Crashes
 from streams.core.tiers import OFF_PEAK
 from tests.builders import P0, a_delivery, a_fault, a_ticket
 from tests.unit.staging import LIMITS, OUTPUTS, T0, TURN, Stage, a_point, started
@@ -104,6 +105,27 @@ def test_a_head_that_waits_steps_aside_as_soon_as_the_map_is_nearly_full() -> No
     assert turned(stage) == [], "once"
     stage(Acknowledged(T0))
     assert T0 not in stage.state.flights
+
+
+@pytest.mark.parametrize("first", [BACK_PRESSURE_SPAN, MAX_SPAN, 3 * MAX_SPAN])
+def test_a_head_before_a_gap_wider_than_the_map_steps_aside_too(first: int) -> None:
+    """What lies beyond is in no map, and would be worked again, for as long as the head stays."""
+    limits = replace(FEW, map_span=BACK_PRESSURE_SPAN)
+    stage = Stage(a_delivery(0), a_delivery(first), a_delivery(first + 1), TURN, limits=limits)
+    behind = a_ticket(first)
+    assert stage(Emitted(behind, OUTPUTS), Acknowledged(behind))[1:] == [Pause((P0,))]
+    assert turned(stage) == [Drop((T0,)), aside()]
+    assert stage(Acknowledged(T0)) == [Resume((P0,))]
+
+
+def test_a_gap_alone_moves_no_head_aside() -> None:
+    limits = replace(FEW, map_span=BACK_PRESSURE_SPAN)
+    stage = Stage(a_delivery(0), a_delivery(MAX_SPAN), TURN, limits=limits)
+    assert turned(stage) == [], "nothing behind it is finished yet"
+    stage.finish(T0)
+    stage.finish(a_ticket(MAX_SPAN))
+    assert turned(stage) == []
+    assert stage.at(99.0)(Tick()) == [Commit({P0: a_point(MAX_SPAN + 1)}, must_finish=False)]
 
 
 def test_its_counts_go_with_it() -> None:

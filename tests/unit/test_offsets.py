@@ -114,6 +114,7 @@ def test_a_map_reaches_no_further_than_it_can_be_written() -> None:
     deliver(tracker, 0, MAX_SPAN - 1, MAX_SPAN)
     tracker.complete(MAX_SPAN, 1)
     assert tracker.offset_map() == OffsetMap(0)
+    assert tracker.span == MAX_SPAN + 1, "but it has finished"
     tracker.complete(MAX_SPAN - 1, 1)
     assert tracker.offset_map().finished() == [MAX_SPAN - 1]
     tracker.complete(0, 1)
