@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from schemas.records import (
@@ -162,10 +163,10 @@ def next_record(
 
 
 def job_of(request: GenerationRequest, partition: int) -> Job:
-    assert request.deadline is not None, "echo requests name their deadline"
+    deadline = request.deadline or request.created_at + timedelta(days=1)
     return Job(
         request.job_id, request.run, request.tenant_id, request.tier or "free", partition,
-        "echo", "0", 1, 16, 16, 8, 1, 1.0, 0, request.created_at, request.deadline,
+        "echo", "0", 1, 16, 16, 8, 1, 1.0, 0, request.created_at, deadline,
     )  # fmt: skip
 
 
