@@ -28,7 +28,7 @@ PARKED_PREFIX = "reel-parked-"
 MAX_MESSAGE_CHARS = 1000
 ORIGINAL_MEDIA_TYPE = "application/vnd.reelstream.original+json"
 
-Announcement = Callable[[Task, JobEvent, str], Output]
+Announcement = Callable[[Task, JobEvent, str], Output | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +172,8 @@ class StageLetters:
         """The copy that waits for room."""
         return parked_letter(_task(command), command)
 
-    def retried(self, command: Retry) -> Output:
-        """The hint that a job is to be tried again."""
+    def retried(self, command: Retry) -> Output | None:
+        """The hint that a job is to be tried again; None where it cannot be written now."""
         task, work = _task(command), command.work
         record = task.record
         job = record if isinstance(record, GenerationRequest) else record.job

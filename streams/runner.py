@@ -89,8 +89,8 @@ class Letters(Protocol):
     def parked(self, command: Park) -> Output:
         """The copy that waits for room."""
 
-    def retried(self, command: Retry) -> Output:
-        """The hint that a job is to be tried again."""
+    def retried(self, command: Retry) -> Output | None:
+        """The hint that a job is to be tried again; None where it cannot be written now."""
 
 
 class Controls(Protocol):
@@ -217,7 +217,8 @@ class StageRunner:
                 self.sink.announce(output)
             case Retry(ticket):
                 self.sink.produce(ticket, (self.letters.retry(command),))
-                self.sink.announce(self.letters.retried(command))
+                if (hint := self.letters.retried(command)) is not None:
+                    self.sink.announce(hint)
             case DeadLetter(ticket):
                 self.sink.produce(ticket, (self.letters.dead(command),))
             case Park(ticket):

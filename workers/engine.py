@@ -338,7 +338,8 @@ class RowEngine(ABC):
             detail=detail,
         )
         word = kind if step is None else f"{kind}-{step}"
-        self._completions.put(Announced(self._fenced.announce(task, event, word)))
+        if (output := self._fenced.announce(task, event, word)) is not None:
+            self._completions.put(Announced(output))
 
 
 #: The job of that id, or its run, is not this record's to end.

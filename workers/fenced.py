@@ -7,6 +7,7 @@ outcome; a stage that has its result re-emits that; only then is there work.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,11 +28,13 @@ from streams.blobs.fences import Fences
 from streams.blobs.named import blobs_of
 from streams.core.events import Ending, Headers, Output
 from streams.engine import Task
-from streams.errors import FatalError, InvalidRecord, Rejected
+from streams.errors import FatalError, InvalidRecord, Rejected, SickHost
 from streams.letters import DLT_PREFIX, ORIGINAL_MEDIA_TYPE, pack_original
 from streams.outcomes import outcome_output, read_outcome, video_done
 from streams.topology import JOB_EVENTS, Stage, worker_stages
 from workers.stage_work import StageWork
+
+log = logging.getLogger(__name__)
 
 #: They end runs by records of theirs.
 _RECORD_STAGES = frozenset(each.name for each in worker_stages())
@@ -165,16 +168,22 @@ class FencedWork:
             )
         )
 
-    def announce(self, task: Task, event: JobEvent, word: str) -> Output:
-        """The record of a job event; `word` tells it from the run's other events."""
+    def announce(self, task: Task, event: JobEvent, word: str) -> Output | None:
+        """The record of a job event; `word` tells it from the run's other events.
+
+        None while the schema registry is away: what is for onlookers alone holds up no work.
+        """
+        try:
+            value = self._codec.encode(event)
+        except SickHost as error:
+            log.warning("announcement not encoded", extra={"kind": event.kind, "error": str(error)})
+            return None
         headers = event_headers(
             "JobEvent", job_id=event.job_id, run=event.run, stage=self.stage.name, outcome=word,
             time=event.at, deadline=None, cause=task.headers, partition_key=event.job_id,
         )  # fmt: skip
-        return Output(
-            JOB_EVENTS, task.partition, event.job_id.encode(), self._codec.encode(event),
-            tuple(headers),
-        )  # fmt: skip
+        key = event.job_id.encode()
+        return Output(JOB_EVENTS, task.partition, key, value, tuple(headers))
 
     def _refuse(self, task: Task, error: Rejected) -> tuple[Output, ...]:
         ending = Ending("rejected", error.reason_code, str(error), error.retry_at_s)

@@ -2,15 +2,16 @@
 
     requests, prompts.cleaned, videos.done, jobs.control -> ExpiryBook -> Settler -> videos.done
 
-Nothing is settled before everything that was on the log has been read. A run leaves the book when
-its VideoDone is acknowledged or read; whatever fails before that is tried again, so a store or a
-broker that is away costs patience. Killed anywhere, the next expirer reads the same log and comes
-to the same bytes.
+Nothing is settled before everything that was on the log has been read, nor while a record cannot be
+decoded yet. A run leaves the book when its VideoDone is acknowledged or read; whatever fails before
+that is tried again, so a store, a registry or a broker that is away costs patience. Killed
+anywhere, the next expirer reads the same log and comes to the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
@@ -46,6 +47,7 @@ MAX_AT_WORK = 256
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _ODD_PAUSE_S = 600.0  # a fence that nobody understands will be the same in a second
+_STORE, _REGISTRY = "object store", "schema registry"
 _TRACE = ("ce_id", "traceparent", "tracestate")
 
 
@@ -95,6 +97,7 @@ class Expirer:
         self._settling: dict[Future[Verdict], Due] = {}
         self._telling: dict[Ticket, tuple[Due, Tell]] = {}
         self._tickets = count()
+        self._unread: Task | None = None  # read, and not decoded yet
         self._hold_until_s, self._pause_s = 0.0, _FIRST_PAUSE_S
         self._must_stop = False
 
@@ -114,14 +117,13 @@ class Expirer:
     def turn(self, poll_s: float) -> None:
         """One turn: what is new, what was settled, what was told, what is due."""
         self._health.turned(self._clock.now_s())
-        for task in self._reader.poll(poll_s):
-            self._see(task, self._clock.now_s())
+        self._read(poll_s)
         now_s = self._clock.now_s()
         for future in [each for each in self._settling if each.done()]:
             self._settled(self._settling.pop(future), future, now_s)
         self._sink.poll(self._answered)
         self._metrics.open_runs(len(self._book))
-        if not self._reader.is_caught_up:
+        if self._unread is not None or not self._reader.is_caught_up:
             return
         self._health.done("topics read")
         if now_s >= self._hold_until_s:
@@ -130,6 +132,27 @@ class Expirer:
                 self._settling[self._pool.submit(self._settle, due)] = due
 
     # ---- what is read
+
+    def _read(self, poll_s: float) -> None:
+        """Note down what is new; while the schema registry is away, the same record again."""
+        if self._unread is None:
+            tasks = self._reader.poll(poll_s)
+        else:
+            time.sleep(poll_s)
+            if self._clock.now_s() < self._hold_until_s:
+                return
+            tasks = iter((self._unread,))
+        for task in tasks:
+            now_s = self._clock.now_s()
+            try:
+                self._see(task, now_s)
+            except SickHost as error:
+                self._unread = task
+                self._hold(error, now_s, _REGISTRY)
+                return
+        if self._unread is not None:
+            self._unread, self._pause_s = None, _FIRST_PAUSE_S
+            self._health.done(_REGISTRY)
 
     def _see(self, task: Task, now_s: float) -> None:
         if task.value is None:
@@ -178,7 +201,7 @@ class Expirer:
         try:
             verdict = future.result()
         except SickHost as error:
-            self._hold(error, now_s)
+            self._hold(error, now_s, _STORE)
             self._book.again(due.key, self._hold_until_s)
             return
         except (PipelineError, UndecodableRecord, UnencodableRecord) as error:
@@ -187,7 +210,7 @@ class Expirer:
             self._book.again(due.key, now_s + _ODD_PAUSE_S)
             return
         self._pause_s = _FIRST_PAUSE_S
-        self._health.done("object store")
+        self._health.done(_STORE)
         match verdict:
             case Tell():
                 ticket = Ticket(TopicPartition(VIDEOS_DONE, -1), next(self._tickets), 0)
@@ -199,14 +222,14 @@ class Expirer:
                 log.info("nothing to do", extra={**_about(due), "reason": reason})
                 self._done(due, now_s)
 
-    def _hold(self, error: SickHost, now_s: float) -> None:
+    def _hold(self, error: SickHost, now_s: float, missing: str) -> None:
         if now_s < self._hold_until_s:
             return  # one of those that were under way when the first met it
         self._hold_until_s = now_s + self._pause_s
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        self._health.missing.add("object store")
+        self._health.missing.add(missing)
         self._metrics.held(error.reason_code)
-        log.warning("the object store is away: waiting", extra={"error": str(error)})
+        log.warning("the %s is away: waiting", missing, extra={"error": str(error)})
 
     def _answered(self, event: Event) -> None:
         now_s = self._clock.now_s()

@@ -57,6 +57,7 @@ class KafkaControls:
             ]
         self._behind = {(each.topic, each.partition) for each in partitions}
         self._consumer.assign(partitions)
+        self._unread: Message | None = None  # what could not be decoded yet
 
     @property
     def is_caught_up(self) -> bool:
@@ -64,11 +65,17 @@ class KafkaControls:
         return not self._behind
 
     def poll(self, dispatch: Dispatch) -> None:
-        """Hand on what is there; never waits."""
-        while (message := self._consumer.poll(0)) is not None:
+        """Hand on what is there; waits for nothing but the schema registry's answers."""
+        while (message := self._next()) is not None:
             error = message.error()
             if error is None:
-                if event := self._event(message):
+                try:
+                    event = self._event(message)
+                except SickHost as away:  # the schema registry is away: it is the next one again
+                    log.warning("control record not decoded yet", extra={"error": str(away)})
+                    self._unread = message
+                    return
+                if event is not None:
                     dispatch(event)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._behind.discard((message.topic() or "", message.partition() or 0))
@@ -78,6 +85,10 @@ class KafkaControls:
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()
+
+    def _next(self) -> Message | None:
+        message, self._unread = self._unread, None
+        return self._consumer.poll(0) if message is None else message
 
     def _event(self, message: Message) -> Event | None:
         value = message.value()

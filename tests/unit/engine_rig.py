@@ -103,6 +103,7 @@ class Rig:
         stage: str = "sampler",
         place: Callable[[GenerationRequest], int] | None = None,
         on_load: Callable[[], None] = lambda: None,
+        codec: Codec = CODEC,
     ) -> None:
         self.store = LocalStore(folder)
         self.fences = Fences(self.store)
@@ -119,7 +120,7 @@ class Rig:
             self.measured.append(seconds)
 
         fenced = FencedWork(
-            self.work, topology.stage(stage), self.store, CODEC, lambda: CREATED_AT, place, measured
+            self.work, topology.stage(stage), self.store, codec, lambda: CREATED_AT, place, measured
         )
         before = set(threading.enumerate())
         self.engine = self.make_engine(fenced)

@@ -27,7 +27,8 @@ from streams.errors import (
     SettingsError,
     SickHost,
 )
-from tests.builders import a_job, a_request, a_task, a_ticket, a_video_done
+from tests.builders import a_job, a_latents_ready, a_request, a_task, a_ticket, a_video_done
+from tests.registry import Registry
 from tests.unit.engine_rig import (
     CODEC,
     Gate,
@@ -86,6 +87,17 @@ def test_onlookers_hear_of_start_and_progress(rig: Rig) -> None:
             ("progress", 2, 2),
         ]
         assert {each.topic for each in rig.announced} == {"jobs.events"}
+
+
+def test_work_goes_on_where_nobody_can_be_told_of_it(tmp_path: Path) -> None:
+    registry = Registry()
+    codec = Codec(registry)
+    codec.encode(a_latents_ready())  # the schema registry is away since then
+    registry.is_away = True
+    with Rig(tmp_path / "blobs", codec=codec) as rig:
+        rig.start(*tasks_of("a"))
+        (answer,) = rig.wait_for(1)
+        assert (type(answer), rig.announced) == (Emitted, [])
 
 
 def test_one_bad_row_is_found_by_halving_and_its_neighbours_complete(rig: Rig) -> None:

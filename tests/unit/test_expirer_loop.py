@@ -23,6 +23,7 @@ from streams.expirer.settle import Nothing, NotYet, Seen, Tell, Verdict
 from streams.monitor.expirer import ExpirerMetrics
 from streams.monitor.health import Health
 from tests.builders import a_cleaned_prompt, a_job, a_request, a_video_done, an_output
+from tests.registry import Registry
 
 CODEC = Codec()
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,8 +64,8 @@ class Bench:
         return self.hand_out(how) if callable(how) else self.hand_on()
 
     def hand_on(self) -> Iterator[Task]:
-        unread, self.unread = self.unread, []
-        return iter(unread)
+        while self.unread:
+            yield self.unread.pop(0)
 
     def hand_out(self, dispatch: Callable[[Event], None]) -> None:
         answers, self.answers = self.answers, []
@@ -189,6 +190,32 @@ def test_a_store_that_is_away_holds_everything_and_loses_nothing(bench: Bench) -
     bench.acknowledge()
     bench.turn()
     assert len(bench.book) == 0
+
+
+def test_a_record_that_cannot_be_decoded_yet_is_waited_for(bench: Bench) -> None:
+    registry = Registry()
+    bench.expirer._codec = Codec(registry)
+    ended = Codec(registry).encode(a_video_done())
+    registry.is_away = True
+    bench.read(REQUEST, "requests")
+    bench.unread.append(Task(None, 13, ended, "videos.done"))
+    late = START + timedelta(seconds=1000)
+    bench.read(a_request(job_id="job-2", created_at=START, deadline=late), "requests")
+    bench.turn(100)
+    assert (bench.asked, len(bench.book), len(bench.unread)) == ([], 1, 1)
+    assert bench.health.missing == {"schema registry", "topics read"}
+    num_refused = registry.num_refused
+    bench.turn(0.5)
+    assert registry.num_refused == num_refused, "it is not asked again at once"
+    bench.turn(1)
+    assert registry.num_refused > num_refused
+    registry.is_away = False
+    bench.turn(60)
+    assert (bench.asked, len(bench.book), bench.unread) == ([], 1, [])
+    assert bench.health.missing == set()
+    bench.verdicts = [TELL]
+    bench.turn(1000)
+    assert [due.key.job_id for due in bench.asked] == ["job-2"]
 
 
 def test_what_the_brokers_did_not_take_is_settled_and_told_again(bench: Bench) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from streams import topology
 from streams.core.events import DeadLetter, Fate, Fault, Headers, Output, Retry
@@ -15,13 +18,15 @@ from streams.letters import (
     DLT_PREFIX,
     RETRY_PREFIX,
     Origin,
+    StageLetters,
     dead_letter,
     origin_of,
     pack_original,
     retry_letter,
     texts,
 )
-from tests.builders import a_fault, a_task, a_ticket, a_work
+from streams.runner import StageRunner
+from tests.builders import a_fault, a_task, a_ticket, a_work, an_output
 
 SAMPLER = topology.stage("sampler")
 THEIRS: Headers = (("ce_id", b"1"), ("odd", None), ("ce_id", b"2"))
@@ -48,6 +53,21 @@ def as_delivered(output: Output, offset: int, timestamp_ms: int) -> Task:
 
 
 # ---- retry copies
+
+
+@pytest.mark.parametrize("hint", [an_output(), None])
+def test_a_hint_that_cannot_be_written_now_holds_up_no_copy(hint: Output | None) -> None:
+    sent: list[Output] = []
+    sink: Any = SimpleNamespace(
+        produce=lambda ticket, outputs: sent.extend(outputs), announce=sent.append
+    )
+    watch: Any = SimpleNamespace(command=lambda command: None)
+    letters = StageLetters(SAMPLER, "worker-1", "", lambda task, event, word: hint)
+    none: Any = None
+    task = a_task()
+    command = Retry(a_ticket(), a_work(payload=task), 60, Fault(Fate.LATER, "flaky", "try again"))
+    StageRunner(none, none, sink, none, none, none, watch, letters).perform(command)
+    assert sent == [letters.retry(command), *([hint] if hint else [])]
 
 
 def test_a_retry_copy_is_the_original_in_the_same_partition_of_the_retry_topic() -> None:
