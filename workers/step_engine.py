@@ -73,6 +73,7 @@ class _Job:
 
     prepared: Prepared
     state: Any
+    key: _BatchKey  # of its next step
     started_at: datetime | None = None
     compute_s: float = 0.0  # its share of the steps
     num_steps: int = 0  # taken here
@@ -158,6 +159,7 @@ class StepEngine(RowEngine):
                 continue
             try:
                 state = self._work.open(prepared.inputs)
+                key = self._batch_key(ticket, state)
             except (FatalError, SettingsError):
                 raise
             except SickHost as error:
@@ -170,10 +172,10 @@ class StepEngine(RowEngine):
                 continue
             num_done, num_steps = self._work.steps(state)
             job = prepared.task.record.job
-            self._jobs[ticket] = _Job(prepared, state, has_checkpoint=num_done > 0)
+            self._jobs[ticket] = _Job(prepared, state, key, has_checkpoint=num_done > 0)
             self._batcher.join(
                 ticket,
-                self._batch_key(ticket, state),
+                key,
                 self._work.width(state),
                 num_steps - num_done,
                 self._weight(job),
@@ -211,49 +213,66 @@ class StepEngine(RowEngine):
             if job.started_at is None:
                 job.started_at = now()
                 self._announce(job.prepared.task, "started", batched_with=len(jobs))
-        key, began_s = self._work.step_key(jobs[0].state), time.monotonic()
+        (key, _), began_s = jobs[0].key, time.monotonic()
         try:
             rows = sum(self._work.width(job.state) for job in jobs)
             rung = _Rung.WHOLE if self._cap(key).has_room(rows) else _Rung.SPLIT
             outcomes = self._outcomes(key, [job.state for job in jobs], rung)
-        except SickHost as error:
+            step_s = time.monotonic() - began_s
+            nexts = [self._next(*each) for each in zip(tickets, outcomes, strict=True)]
+        except SickHost as error:  # the jobs are where they were
             self._sit_out(error)
             return
         self._end_hold()
-        step_s = time.monotonic() - began_s
         self._batcher.ran(tickets, step_s)
         if began_s - self._kept_s >= KEEP_CAPS_EVERY_S:
             self._kept_s = began_s
             self._submit(self._caps.write, self._caps.dump())
         self._stepped(rows, step_s)
-        for ticket, job, outcome in zip(tickets, jobs, outcomes, strict=True):
+        for ticket, job, state, next_ in zip(tickets, jobs, outcomes, nexts, strict=True):
             job.compute_s += step_s * self._work.width(job.state) / rows
             job.num_steps += 1
             job.num_shared += len(jobs)
-            self._take(ticket, job, outcome)
+            self._take(ticket, job, state, next_)
         self._offer_places()
 
-    def _take(self, ticket: Ticket, job: _Job, outcome: Any) -> None:
-        """A job's step has come out."""
+    def _next(self, ticket: Ticket, outcome: Any) -> Any:
+        """What comes after a step: the next one's batch key, or the result; or why neither does.
+
+        Raises:
+            SickHost: the device may be asked for it.
+        """
         if isinstance(outcome, Exception):
-            self._leave(ticket)
-            self._answer(Failed(ticket, fault_of(outcome)))
-            return
-        job.state = outcome
+            return outcome
         num_done, num_steps = self._work.steps(outcome)
+        try:
+            if num_done < num_steps:
+                return self._batch_key(ticket, outcome)
+            return self._work.result(outcome)
+        except (FatalError, SettingsError, SickHost):
+            raise
+        except Exception as error:
+            log_failure(error)
+            return without_tensors(error, self._work.width(outcome))
+
+    def _take(self, ticket: Ticket, job: _Job, state: Any, next_: Any) -> None:
+        """A job's step has come out; `next_` as above."""
+        if isinstance(next_, Exception):
+            self._leave(ticket)
+            self._answer(Failed(ticket, fault_of(next_)))
+            return
+        job.state = state
+        num_done, num_steps = self._work.steps(state)
         self._report(ticket, job, num_done, num_steps)
         if num_done < num_steps:
             self._preview(ticket, job, num_done, num_steps)
             is_idle = job.saving is None or job.saving.done()  # else the store is slow
             if is_idle and time.monotonic() - job.saved_s >= self._settings.checkpoint_s:
                 self._save(job)
-            self._batcher.rekey(ticket, self._batch_key(ticket, outcome))
+            job.key = next_
+            self._batcher.rekey(ticket, next_)
             return
         self._leave(ticket)
-        result = self._work.result(outcome)
-        if isinstance(result, Exception):
-            self._answer(Failed(ticket, fault_of(result)))
-            return
         assert job.started_at is not None, "it has taken a step"
         self._computed(job.compute_s)
         timing = StageTiming(
@@ -261,7 +280,7 @@ class StepEngine(RowEngine):
             round(job.num_shared / job.num_steps), self._worker,
         )  # fmt: skip
         job.state = None  # while a slow store takes the result, steps need the memory
-        row = ticket, job, job.num_steps / num_steps, result
+        row = ticket, job, job.num_steps / num_steps, next_
         self._storing.add(ticket)
         self._hand_off(self._complete_job, self._completes, [row], timing)
 
@@ -283,15 +302,23 @@ class StepEngine(RowEngine):
             self._parting = [each for each in self._parting if not each.done()] + [saving]
 
     def _save(self, job: _Job) -> Future[None] | None:
-        """Store a checkpoint, once the one before is stored: the last one put stays."""
-        before, snapshot = job.saving, self._work.snapshot(job.state)
+        """Store a checkpoint, once the one before is stored: the last one put stays.
+
+        One that the device does not give is none; the next step will tell how the device is.
+        """
+        before, job.saved_s = job.saving, time.monotonic()
+        try:
+            snapshot = self._work.snapshot(job.state)
+        except Exception as error:
+            log_failure(error)
+            return before
 
         def save() -> None:
             if before is not None:
                 wait([before])  # it has a thread already: they are taken in order
             self._quietly(snapshot)
 
-        job.saved_s, job.has_checkpoint = time.monotonic(), True
+        job.has_checkpoint = True
         job.saving = self._submit(save)
         return job.saving
 

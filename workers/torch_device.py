@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from streams.errors import OutOfMemory, SettingsError, SickHost
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
     from workers.memory_budget import MemoryBudget
@@ -90,6 +91,15 @@ def device_kind(settings: DeviceSettings) -> str:
 
         name = torch.cuda.get_device_name(name)
     return f"{name} {settings.dtype}"
+
+
+def on_device(
+    arrays: Mapping[str, npt.NDArray[Any]], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """One row of each, (1, ...)."""
+    import torch
+
+    return {name: torch.from_numpy(each)[None].to(device) for name, each in arrays.items()}
 
 
 #: What allocators say; on the CPU, and from cuBLAS and cuDNN, it is a plain RuntimeError.

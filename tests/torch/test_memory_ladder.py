@@ -13,7 +13,7 @@ import torch
 
 from streams.core.events import Emitted, Failed, Fate
 from streams.engine import Task
-from streams.errors import OutOfMemory
+from streams.errors import OutOfMemory, SickHost
 from tests.torch.test_sampler_steps import Sampling, renamed
 from tests.torch.test_stages import (
     Stages,
@@ -130,6 +130,23 @@ def test_what_fits_in_no_way_is_a_dead_letter_with_evidence(
                 "out_of_memory",
             )
             assert dict(answer.fault.evidence)["shape"] == "9x48x64"
+
+
+@pytest.mark.parametrize("method", ["prepare_latents", "new_schedule", "expert", "final_latents"])
+def test_a_device_that_fails_between_two_steps_is_a_sick_host(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def lost(self: WanDenoiser, *args: Any) -> Any:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    sampler = stages.sampler
+    (record,) = work_through(stages.prompt, renamed(GUIDED[:1], f"lost-{method}"))
+    inputs = sampler.fetch(Task(record, 2, b""))
+    monkeypatch.setattr(WanDenoiser, method, lost)
+    with pytest.raises(SickHost, match="launch failure"):  # noqa: PT012 - whichever asks for it
+        state = sampler.open(inputs)
+        sampler.step_key(state)
+        sampler.result(state)
 
 
 def test_a_budget_counts_what_is_held_and_not_what_was(tiny_model: Path) -> None:

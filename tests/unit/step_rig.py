@@ -55,6 +55,9 @@ class ScriptedSteps(ScriptedWork):
         self.on_open: Callable[[str], None] = lambda job_id: None
         self.on_forward: Callable[[Sequence[State], bool], None] = lambda states, is_split: None
         self.on_job: Callable[[State], Exception | None] = lambda state: None
+        self.on_step_key: Callable[[State], None] = lambda state: None
+        self.on_snapshot: Callable[[State], None] = lambda state: None
+        self.on_result: Callable[[State], None] = lambda state: None
 
     def identity(self) -> str:
         return "scripted"
@@ -67,6 +70,7 @@ class ScriptedSteps(ScriptedWork):
         return state.width
 
     def step_key(self, state: State) -> Hashable:
+        self.on_step_key(state)
         return "other" if state.job_id.startswith("other") else "key"
 
     def is_alone(self, state: State) -> bool:
@@ -85,6 +89,8 @@ class ScriptedSteps(ScriptedWork):
         return [self.on_job(each) or State(each.job_id, each.num_done + 1) for each in states]
 
     def snapshot(self, state: State) -> Callable[[], None]:
+        self.on_snapshot(state)
+
         def save() -> None:
             self.on_save(state)
             self.saved[state.job_id] = state
@@ -98,6 +104,7 @@ class ScriptedSteps(ScriptedWork):
         self.forgotten.append(inputs)
 
     def result(self, state: State) -> Any:
+        self.on_result(state)
         return f"latents of {state.job_id}"
 
     def free_memory(self) -> None:

@@ -61,6 +61,83 @@ def test_a_job_that_cannot_begin_on_a_sick_device_begins_when_it_is_well(rig: St
     assert rig.words[-1] == HostWell()
 
 
+@pytest.mark.parametrize(
+    ("hook", "num_done"), [("on_step_key", 0), ("on_step_key", 1), ("on_result", 3)]
+)
+def test_a_device_that_fails_between_two_steps_is_waited_for(
+    rig: StepRig, hook: str, num_done: int
+) -> None:
+    left = [SickHost("refused", reason_code="device_failed")] * 2
+
+    def sick(state: State) -> None:
+        if state == State("a-3", num_done) and left:
+            raise left.pop()
+
+    setattr(rig.steps, hook, sick)
+    rig.start(*tasks_of("a-3", "b-3"))
+    answers = rig.wait_for(2)
+    assert [type(each) for each in answers] == [Emitted, Emitted]
+    rig.wait_for_word(2)
+    assert rig.words == [HostSick("device_failed", "refused", is_local=True), HostWell()]
+
+
+def test_nothing_is_asked_of_a_lost_device_outside_of_a_step(rig: StepRig) -> None:
+    """A job that is parted meanwhile leaves no checkpoint; its neighbour loses nothing."""
+    is_lost = threading.Event()
+    is_well = threading.Event()
+
+    def sick(states: Sequence[State], is_split: bool) -> None:
+        if states[0].num_done >= 1 and not is_well.is_set():
+            is_lost.set()
+            raise SickHost("refused", reason_code="device_failed")
+
+    def lost(state: State) -> None:
+        if is_lost.is_set() and not is_well.is_set():
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    rig.steps.on_forward = sick
+    rig.steps.on_step_key = rig.steps.on_snapshot = lost
+    parted, _ = rig.start(*tasks_of("a-3", "b-3"))
+    rig.wait_for_word(1)
+    rig.drop(parted)
+    wait_until(lambda: len(rig.held) > 2 and len(rig.steps.forwards[-1]) == 1)
+    is_well.set()
+    (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Emitted)
+    assert rig.steps.saved == {}
+
+
+@pytest.mark.parametrize("hook", ["on_step_key", "on_result"])
+def test_what_goes_wrong_with_one_job_after_its_step_is_its_own_failure(
+    rig: StepRig, hook: str
+) -> None:
+    def bad(state: State) -> None:
+        if state.job_id == "bad-2" and state.num_done > 0:
+            raise ZeroDivisionError
+
+    setattr(rig.steps, hook, bad)
+    rig.start(*tasks_of("a-2", "bad-2", "b-2"))
+    answers = rig.wait_for(3)
+    assert [type(each) for each in answers] == [Emitted, Failed, Emitted]
+
+
+def test_a_checkpoint_that_the_device_does_not_give_costs_that_checkpoint_only(
+    rig_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StepRig, "checkpoint_s", 0.0)
+    rig = StepRig(rig_folder)
+
+    def lost(state: State) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    rig.steps.on_snapshot = lost
+    with rig:
+        rig.start(*tasks_of("a-3"))
+        (answer,) = rig.wait_for(1)
+    assert isinstance(answer, Emitted)
+    assert (rig.steps.saved, rig.steps.forgotten) == ({}, [])
+
+
 def test_a_hold_ends_when_the_job_that_could_not_begin_goes(rig: StepRig) -> None:
     def on_open(job_id: str) -> None:
         raise SickHost("refused")

@@ -42,6 +42,7 @@ from workers.torch_device import (
     free_memory,
     memory_bytes,
     num_compiled_graphs,
+    on_device,
     open_budget,
     open_place,
 )
@@ -177,18 +178,19 @@ class SamplerWork:
 
     def open(self, inputs: Conditioned) -> Denoising:
         """The job before its first step."""
-        job = inputs.job
-        text = self._on_device(inputs.text)
-        negative = None if inputs.negative_text is None else self._on_device(inputs.negative_text)
+        job, negative = inputs.job, None
         with device_faults(self._device, 1, _shape(job)):
+            text = on_device(inputs.text, self._device)
+            if inputs.negative_text is not None:
+                negative = on_device(inputs.negative_text, self._device)
             latents = self._denoiser_of(job).prepare_latents(job)
-        schedule, num_done = self._new_schedule(job, latents), 0
-        if inputs.checkpoint is not None:
-            found = self._restored(inputs, schedule, latents)
-            if found is None:  # it may have been half restored
-                schedule = self._new_schedule(job, latents)
-            else:
-                latents, num_done = found
+            schedule, num_done = self._new_schedule(job, latents), 0
+            if inputs.checkpoint is not None:
+                found = self._restored(inputs, schedule, latents)
+                if found is None:  # it may have been half restored
+                    schedule = self._new_schedule(job, latents)
+                else:
+                    latents, num_done = found
         return Denoising(
             inputs.record, latents, schedule, num_done, text, negative,
             self._new_step_cache(inputs.record),
@@ -200,13 +202,6 @@ class SamplerWork:
             return None
         job = record.job
         return StepCache(self._denoiser_of(job), self._models.of(job).step_cache_threshold)
-
-    def _on_device(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Text:
-        import torch
-
-        return {
-            name: torch.from_numpy(each)[None].to(self._device) for name, each in arrays.items()
-        }
 
     def _new_schedule(self, job: Job, latents: Tensor) -> Any:
         schedule = self._denoiser_of(job).new_schedule(job)
@@ -273,7 +268,8 @@ class SamplerWork:
         """Jobs of one model and shape share forwards, at whatever steps of one expert they are."""
         job = state.job
         family, is_cached = self._denoiser_of(job), self.is_alone(state)
-        expert = family.expert(state.timestep)
+        with device_faults(self._device, 1, _shape(job)):  # its timestep lies there
+            expert = family.expert(state.timestep)
         return job.model_version, _shape(job), family.constants(job), expert, is_cached
 
     def is_alone(self, state: Denoising) -> bool:
@@ -365,8 +361,9 @@ class SamplerWork:
 
     def result(self, state: Denoising) -> npt.NDArray[Any]:
         """The latents, (C, T, H, W) float32."""
-        final = self._denoiser_of(state.job).final_latents(state.latents, state.job)
-        latents: npt.NDArray[Any] = final.float().cpu().contiguous().numpy()
+        with device_faults(self._device, 1, _shape(state.job)):
+            final = self._denoiser_of(state.job).final_latents(state.latents, state.job)
+            latents: npt.NDArray[Any] = final.float().cpu().contiguous().numpy()
         return latents
 
     def free_memory(self) -> None:
@@ -405,13 +402,12 @@ class SamplerWork:
     def _probe(self, family: Denoiser, job: Job) -> None:
         import torch
 
-        text = self._on_device(
-            {
-                name: np.ones([size or 1 for size in shape], dtype)
-                for name, (dtype, shape) in family.text_layout().items()
-            }
-        )
+        ones = {
+            name: np.ones([size or 1 for size in shape], dtype)
+            for name, (dtype, shape) in family.text_layout().items()
+        }
         with torch.inference_mode(), device_faults(self._device, 1, "the smallest latents"):
+            text = on_device(ones, self._device)
             latents = family.prepare_latents(job)
             timesteps = family.new_schedule(job).timesteps[:1]
             prediction = family.forward(
