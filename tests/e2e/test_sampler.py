@@ -60,7 +60,8 @@ async def ended(client: Client, job_ids: set[str]) -> dict[str, VideoDone]:
 
 def checkpoints(store: BlobStore, job_id: str) -> set[str]:
     prefix = blob_prefix(TENANT, job_id, 1, "sampler.checkpoint")
-    return {each.key for each in store.walk(prefix)}
+    found = store.walk(prefix.rpartition("/")[0])
+    return {each.key for each in found if each.key.startswith(prefix)}
 
 
 def latents(store: BlobStore, job_id: str) -> set[str]:

@@ -16,7 +16,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMulti
 
 from streams.blobs import tensors
 from streams.blobs.base import BlobStore, open_store
-from streams.blobs.fences import Fences
+from streams.blobs.fences import Fences, blob_prefix
+from streams.blobs.sweep import Kind, kind_of
 from streams.core.events import Emitted
 from streams.engine import Task
 from streams.errors import InvalidRecord
@@ -229,32 +230,78 @@ def test_one_whose_result_waits_to_be_stored_keeps_nothing_on_the_device(
 def test_only_the_newest_is_kept_and_none_when_it_is_forgotten(
     stages: Stages, store: BlobStore
 ) -> None:
-    job, kept = begun(stages, "FlowMatchEuler").job, Checkpoints(store)
-    assert kept.load(job) is None
-    for data in (b"first", b"second"):
-        kept.save(job, data)
-        assert kept.load(job) == data
-    assert len(list(store.walk(job.tenant_id))) == 1
-    assert kept.load(replace(job, run=2)) is None
+    record, kept = begun(stages, "FlowMatchEuler").record, Checkpoints(store)
+    job = record.job
+    assert kept.load(record) is None
+    for num_done, data in enumerate((b"first", b"second", b"of another worker's step"), start=9):
+        kept.save(record, min(num_done, 10), data)
+        assert kept.load(record) == data
+        assert len(list(store.walk(job.tenant_id))) == 1
+    assert kept.load(replace(record, job=replace(job, run=2))) is None
     kept.forget(job)
     assert list(store.walk(job.tenant_id)) == []
 
 
+def test_one_that_comes_late_replaces_none_that_holds_more_steps(
+    stages: Stages, store: BlobStore
+) -> None:
+    record, kept = begun(stages, "FlowMatchEuler").record, Checkpoints(store)
+    kept.save(record, 100, b"the owner's")
+    for num_done in (7, 8, 9):
+        kept.save(record, num_done, b"of a worker %d that lost the job" % num_done)
+        assert kept.load(record) == b"the owner's"
+    assert len(list(store.walk(record.job.tenant_id))) == 2
+    kept.save(record, 101, b"the owner's next")
+    assert len(list(store.walk(record.job.tenant_id))) == 1
+
+
+def test_one_of_other_work_neither_shadows_nor_survives(stages: Stages, store: BlobStore) -> None:
+    record, kept = begun(stages, "FlowMatchEuler").record, Checkpoints(store)
+    kept.save(replace(record, job=replace(record.job, num_inference_steps=50)), 40, b"in full")
+    assert kept.load(record) is None, "it was degraded since"
+    kept.save(record, 1, b"degraded")
+    assert kept.load(record) == b"degraded"
+    assert len(list(store.walk(record.job.tenant_id))) == 1
+
+
+def test_one_of_a_worker_of_before_is_gone_on_with_where_there_is_no_other(
+    stages: Stages, store: BlobStore
+) -> None:
+    """Its key does not say its step."""
+    record, kept = begun(stages, "FlowMatchEuler").record, Checkpoints(store)
+    job = record.job
+    prefix = blob_prefix(job.tenant_id, job.job_id, job.run, "sampler.checkpoint")
+    store.put(prefix, [b"old"], tensors.MEDIA_TYPE)
+    assert kept.load(record) == b"old"
+    kept.save(record, 1, b"new")
+    assert kept.load(record) == b"new"
+    assert len(list(store.walk(job.tenant_id))) == 1
+
+
+def test_the_sweep_knows_one_by_its_key(stages: Stages, store: BlobStore) -> None:
+    record = begun(stages, "FlowMatchEuler").record
+    Checkpoints(store).save(record, 999_999, b"left")
+    assert [kind_of(each.key) for each in store.walk("")] == [Kind.STAGE_BLOB]
+
+
 def test_a_corrupt_one_is_as_good_as_none(stages: Stages, store: BlobStore, tmp_path: Path) -> None:
-    job, kept = begun(stages, "FlowMatchEuler").job, Checkpoints(store)
-    kept.save(job, b"sound")
-    (found,) = store.walk(job.tenant_id)
+    record, kept = begun(stages, "FlowMatchEuler").record, Checkpoints(store)
+    kept.save(record, 1, b"sound")
+    (found,) = store.walk(record.job.tenant_id)
     path = tmp_path / found.key
     path.chmod(0o644)
     path.write_bytes(b"rotten")
-    assert kept.load(job) is None
+    assert kept.load(record) is None
+    kept.save(record, 1, b"sound again")
+    assert kept.load(record) == b"sound again"
 
 
 def test_a_run_that_has_ended_gets_none(stages: Stages, store: BlobStore) -> None:
-    job, kept = begun(stages, "FlowMatchEuler").job, Checkpoints(store)
+    record, kept = begun(stages, "FlowMatchEuler").record, Checkpoints(store)
+    job = record.job
     Fences(store).end(job.tenant_id, job.job_id, job.run, b"how it ended")
-    kept.save(job, b"late")
-    assert kept.load(job) is None
+    kept.save(record, 1, b"late")
+    assert kept.load(record) is None
 
 
 # ---- through the engine
@@ -281,5 +328,5 @@ def test_an_engine_that_ends_leaves_jobs_for_the_next_which_goes_on_to_the_same_
         second.wait_for(1)
         assert second.num_steps == 40 - first.num_steps
         np.testing.assert_array_equal(second.latents(0), want)
-    job = work_through(stages.prompt, [cut])[0].job
-    assert Checkpoints(stages.store).load(job) is None, "its result is published"
+    (record,) = work_through(stages.prompt, [cut])
+    assert Checkpoints(stages.store).load(record) is None, "its result is published"

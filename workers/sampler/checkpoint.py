@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_CHECKPOINT_BYTES = 1 << 30
 _FOLDER = "sampler.checkpoint"  # beside the stages' folders; the sweep takes what stays there
+_KEY = re.compile(r"sampler\.checkpoint(?:\.([0-9]+)\.([0-9a-f]+))?/[0-9a-f]{64}")  # below the run
 _ABOUT = "about"  # JSON, as bytes
 _RNG = "rng_state"
 _FLAT: tensors.Expected = {_ABOUT: (np.uint8, (None,)), _RNG: (np.float32, (None,))}
@@ -52,8 +55,17 @@ MEMORY_OF: Mapping[str, tuple[str, ...]] = {
 
 def identity_of(record: CleanedPrompt, schedule: Any) -> dict[str, Any]:
     """What a checkpoint belongs to, as JSON values: equal for equal work only."""
-    job = record.job
     config = json.dumps(dict(schedule.config), sort_keys=True, default=str)
+    return {
+        **_asked_of(record),
+        "scheduler": type(schedule).__name__,
+        "scheduler_config": hashlib.sha256(config.encode()).hexdigest(),
+    }
+
+
+def _asked_of(record: CleanedPrompt) -> dict[str, Any]:
+    """Of the identity, what is known before there is a scheduler."""
+    job = record.job
     return {
         "model": job.model,
         "model_version": job.model_version,
@@ -63,8 +75,6 @@ def identity_of(record: CleanedPrompt, schedule: Any) -> dict[str, Any]:
         "guidance_scale": job.guidance_scale,
         "size": [job.num_frames, job.height_px, job.width_px],
         "fps": job.fps,
-        "scheduler": type(schedule).__name__,
-        "scheduler_config": hashlib.sha256(config.encode()).hexdigest(),
     }
 
 
@@ -132,42 +142,63 @@ def restore(
     return latents, int(about["num_done"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A checkpoint in the store, as its key describes it.
+
+    `<run>/sampler.checkpoint.<steps done>.<of which work>/<sha256>`. One of an earlier version says
+    neither: no steps, and `work` is "".
+    """
+
+    found: Found
+    num_done: int
+    work: str
+
+
 class Checkpoints:
     """The checkpoints of all jobs in a store; blocking, safe to use from several threads."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store, self._fences = store, Fences(store)
 
-    def save(self, job: Job, data: bytes) -> None:
-        """Put the job's newest checkpoint; older ones go.
+    def save(self, record: CleanedPrompt, num_done: int, data: bytes) -> None:
+        """Put a checkpoint; those of the run that hold no more steps, or other work, go.
 
-        One of a run that has ended meanwhile is not put: nobody would ever read or remove it.
+        What holds more stays: another worker has the job by now, and is further. One of a run that
+        has ended meanwhile is not put: nobody would ever read or remove it.
 
         Raises:
             SickHost: it is lost, which costs work and nothing else.
         """
+        job = record.job
         if self._fences.outcome(job.tenant_id, job.job_id, job.run) is not None:
             return
-        prefix = _prefix(job)
-        kept = self._store.put(prefix, [data], tensors.MEDIA_TYPE)
-        self._remove(prefix, but=kept.sha256)
+        work = _work_of(record)
+        prefix = f"{_prefix(job)}.{num_done:06}.{work}"
+        sha256 = self._store.put(prefix, [data], tensors.MEDIA_TYPE).sha256
+        for each in self._kept(job):
+            is_behind = each.work != work or each.num_done <= num_done
+            if is_behind and each.found.key != f"{prefix}/{sha256}":
+                self._store.remove(each.found.key)
 
-    def load(self, job: Job) -> bytes | None:
-        """The newest sound checkpoint of the job's run; None where there is none.
+    def load(self, record: CleanedPrompt) -> bytes | None:
+        """The furthest sound checkpoint of this work in the job's run; None where there is none.
 
         Raises:
             SickHost: the store does not answer.
         """
-        found = sorted(self._found(_prefix(job)), key=lambda each: each.modified_at, reverse=True)
-        for each in found:  # two, where a worker died between a put and the removal
-            sha256 = each.key.rpartition("/")[2]
+        work = _work_of(record)
+        kept = [each for each in self._kept(record.job) if each.work in (work, "")]
+        kept.sort(key=lambda each: (each.num_done, each.found.modified_at), reverse=True)
+        for found in (each.found for each in kept):
+            sha256 = found.key.rpartition("/")[2]
             ref = BlobRef(
-                f"{self._store.root_uri}/{each.key}", sha256, each.size_bytes, tensors.MEDIA_TYPE
+                f"{self._store.root_uri}/{found.key}", sha256, found.size_bytes, tensors.MEDIA_TYPE
             )
             try:
                 return self._store.read(ref, MAX_CHECKPOINT_BYTES)
             except (BlobCorrupt, BlobMissing, InvalidRecord) as error:
-                log.warning("checkpoint ignored", extra={"key": each.key, "error": str(error)})
+                log.warning("checkpoint ignored", extra={"key": found.key, "error": str(error)})
         return None
 
     def forget(self, job: Job) -> None:
@@ -176,19 +207,27 @@ class Checkpoints:
         Raises:
             SickHost: they stay until the sweep.
         """
-        self._remove(_prefix(job), but="")
+        for each in self._kept(job):
+            self._store.remove(each.found.key)
 
-    def _remove(self, prefix: str, but: str) -> None:
-        for each in self._found(prefix):
-            if each.key != f"{prefix}/{but}":
-                self._store.remove(each.key)
-
-    def _found(self, prefix: str) -> list[Found]:
-        return list(self._store.walk(prefix))
+    def _kept(self, job: Job) -> list[_Kept]:
+        """All of the run: two, where a worker died between a put and the removal, or is late."""
+        run = _prefix(job).rpartition("/")[0]
+        return [
+            _Kept(found, int(said[1] or 0), said[2] or "")
+            for found in self._store.walk(run)
+            if (said := _KEY.fullmatch(found.key.removeprefix(f"{run}/"))) is not None
+        ]
 
 
 def _prefix(job: Job) -> str:
     return blob_prefix(job.tenant_id, job.job_id, job.run, _FOLDER)
+
+
+def _work_of(record: CleanedPrompt) -> str:
+    """Short, to tell the work of one run from what it was before it was degraded, say."""
+    asked = json.dumps(_asked_of(record), sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:

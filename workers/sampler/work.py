@@ -171,7 +171,7 @@ class SamplerWork:
         negative = {
             name: found.pop(key) for name in layout if (key := f"{NEGATIVE}{name}") in found
         }
-        return Conditioned(record, found, negative or None, self._checkpoints.load(record.job))
+        return Conditioned(record, found, negative or None, self._checkpoints.load(record))
 
     def _denoiser_of(self, job: Job) -> Denoiser:
         return self._denoisers[job.model_version]
@@ -233,15 +233,13 @@ class SamplerWork:
 
         It keeps nothing else of the state: until a slow store has it, steps need the memory.
         """
-        job = state.job
-        data = dump(
-            identity_of(state.record, state.schedule), state.latents, state.schedule,
-            state.num_done,
-        )  # fmt: skip
+        record, num_done = state.record, state.num_done
+        identity = identity_of(record, state.schedule)
+        data = dump(identity, state.latents, state.schedule, num_done)
 
         def save() -> None:
             if data is not None:
-                self._checkpoints.save(job, data)
+                self._checkpoints.save(record, num_done, data)
 
         return save
 
