@@ -9,10 +9,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
-
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError
+from typing import Literal
 
 from schemas.cloudevents import event_headers
 from schemas.codec import Codec, UnencodableRecord
@@ -31,7 +28,8 @@ from streams.client.connection import ClientError, Connection, NotDone, UnknownJ
 from streams.client.files import write_whole
 from streams.client.ids import issuer, new_job_id
 from streams.client.job_rows import JobRow, fold_jobs
-from streams.client.log_reader import LogReader, open_log, stop_quietly
+from streams.client.log_reader import LogReader, open_log
+from streams.client.outbox import Outbox
 from streams.client.outcomes import LOOKBACK_S, outcomes_of_all, outcomes_of_group
 from streams.client.subscription import subscribe
 from streams.core.tiers import DEFAULT_TIERS, partition_of_job
@@ -83,8 +81,7 @@ class Client:
         self._default_tier = default_tier
         self._tenants = tenants or {}
         self._codec = codec or Codec()
-        self._producer: Any = None
-        self._starting = asyncio.Lock()
+        self._outbox = Outbox(self._connection)
         self._counts: dict[str, int] = {}
 
     async def __aenter__(self) -> Client:
@@ -100,9 +97,7 @@ class Client:
 
     async def close(self) -> None:
         """Stop the producer; what was acknowledged stays so."""
-        if self._producer is not None:
-            await stop_quietly(self._producer)
-            self._producer = None
+        await self._outbox.close()
 
     async def submit(
         self,
@@ -426,25 +421,4 @@ class Client:
         headers: Sequence[tuple[str, bytes | None]],
     ) -> None:
         """Put a record on the log exactly so; returns once it is acknowledged."""
-        with self._connection.faults():
-            producer = await self._started_producer()
-            try:
-                await producer.send_and_wait(
-                    topic, value, key=key, partition=partition, headers=headers
-                )
-            except MessageSizeTooLargeError as fault:
-                raise WrongRequest(f"{len(value)} bytes are too many for {topic}") from fault
-
-    async def _started_producer(self) -> Any:
-        async with self._starting:  # callers at once share one
-            if self._producer is None:
-                producer = AIOKafkaProducer(
-                    **self._connection.options(), acks="all", enable_idempotence=True
-                )
-                try:
-                    await producer.start()
-                except BaseException:
-                    await stop_quietly(producer)
-                    raise
-                self._producer = producer
-            return self._producer
+        await self._outbox.put(topic, partition, key, value, headers)

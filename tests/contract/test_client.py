@@ -20,7 +20,15 @@ from schemas.records import (
     derive_job_id,
 )
 from streams.blobs.base import open_store
-from streams.client import Client, ClientError, JobRow, NotDone, UnknownJob, WrongRequest
+from streams.client import (
+    BrokerUnreachable,
+    Client,
+    ClientError,
+    JobRow,
+    NotDone,
+    UnknownJob,
+    WrongRequest,
+)
 from streams.client.ids import new_job_id
 from streams.core.tiers import partition_of_job
 from streams.errors import BlobCorrupt
@@ -112,6 +120,31 @@ def test_missing_topics_are_named_and_not_created(tmp_path: Path) -> None:
                     await client.submit("x")
 
         run(submit, client)
+
+
+def test_a_request_that_nobody_acknowledges_is_given_up_and_the_next_one_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedKafka(tmp_path) as broker:
+        apply_topics(Settings(bootstrap=broker.bootstrap, partitions=NUM_PARTITIONS))
+        client = Client(broker.bootstrap)
+
+        async def submit() -> None:
+            await client.submit("x")
+            broker.stop()
+            with monkeypatch.context() as impatient:
+                impatient.setattr("streams.client.outbox.ACKNOWLEDGED_S", 1.0)
+                with pytest.raises(BrokerUnreachable, match="whether it is on the log is unknown"):
+                    await client.submit("x")
+            with pytest.raises(BrokerUnreachable, match="no Kafka broker answers"):
+                await client.submit("x")
+            broker.start()
+            job_id = await client.submit("x", tenant_id="acme", tier="pro")
+            place = partition_of_job("pro", "acme", job_id, NUM_PARTITIONS)
+            found = await last_record(broker.bootstrap, REQUESTS, place)
+            assert found.key == job_id.encode()
+
+        run(submit, client, limit_s=60.0)
 
 
 def test_watching_shows_every_event_and_ends_with_the_ending(
