@@ -98,20 +98,20 @@ class StepBatcher(Generic[T, Key]):
     def leave(self, item: T) -> None:
         """A job goes: finished, failed, or nobody waits for it."""
         gone = self._residents.pop(item)
-        key = gone.key
         self._num_of[gone.payer] -= 1
         if not self._num_of[gone.payer]:
             del self._num_of[gone.payer]
         self._fade()
-        if all(each.key != key for each in self._residents.values()):
-            self._row_s.pop(key, None)  # shapes are many: only what is here is remembered
+        self._forget(gone.key)
 
     def rekey(self, item: T, key: Key) -> None:
         """From now on it shares forwards with jobs of another key (another expert's, say)."""
         resident = self._residents[item]
+        before, resident.key = resident.key, key
         if resident.has_begun:
-            self._row_s.setdefault(key, self._row_s[resident.key])  # until it is known better
-        resident.key = key
+            self._row_s.setdefault(key, self._row_s[before])  # until it is known better
+        if key != before:
+            self._forget(before)
 
     def num_of_use(self, cap: Callable[[Key], int]) -> int:
         """How many jobs the device has use for: what the fullest forward takes, and one more.
@@ -162,6 +162,11 @@ class StepBatcher(Generic[T, Key]):
             used = row_s * each.width / each.weight
             self._used[each.payer] = self._used.get(each.payer, 0.0) + used
             self._all_used += used
+
+    def _forget(self, key: Key) -> None:
+        """Shapes are many: only what is here is remembered."""
+        if all(each.key != key for each in self._residents.values()):
+            self._row_s.pop(key, None)
 
     def _fade(self) -> None:
         least = 1e-3 * self._all_used

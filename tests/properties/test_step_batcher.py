@@ -333,3 +333,16 @@ def test_a_job_of_a_new_key_is_weighed_as_by_its_old_one_until_that_has_run() ->
     world.batcher.rekey(job, "large")
     world.here[job] = "large", 1
     assert world.step() == (job,)
+
+
+def test_keys_that_nobody_has_any_more_are_forgotten() -> None:
+    """As of jobs that share no forward, and change from one expert to another."""
+    batcher: StepBatcher[int, tuple[str, int]] = StepBatcher()
+    for job in range(100):
+        batcher.join(job, ("first", job), 1, 2)
+        batcher.ran(batcher.pick(lambda key: 1), 1.0)
+        batcher.rekey(job, ("second", job))
+        assert list(batcher._row_s) == [("second", job)]
+        batcher.ran(batcher.pick(lambda key: 1), 1.0)
+        batcher.leave(job)
+    assert batcher._row_s == {}
