@@ -12,15 +12,19 @@ class Copies:
         self._at_work: dict[str, Flight] = {}
         self._behind: dict[str, list[Flight]] = {}
 
-    def at_work(self, job_id: str) -> Flight | None:
+    def at_work(self, job_id: str | None) -> Flight | None:
         """The copy that works on the job."""
-        return self._at_work.get(job_id)
+        return None if job_id is None else self._at_work.get(job_id)
+
+    def behind(self, job_id: str) -> list[Flight]:
+        """Those that wait for the one at work. What is on its way aside is seen through."""
+        return [each for each in self._behind.get(job_id, ()) if each.phase is Phase.BEHIND]
 
     def twins(self, job_id: str, flight: Flight) -> list[Flight]:
         """The copies of a flight that wait for it and rank no higher."""
         return [
             copy
-            for copy in self._behind.get(job_id, ())
+            for copy in self.behind(job_id)
             if copy.work.identity == flight.work.identity and not copy.outranks(flight)
         ]
 
@@ -41,12 +45,11 @@ class Copies:
         if (current := self._at_work.get(job_id)) is None:
             self._at_work[job_id] = flight
             return [], True
-        behind = self._behind.setdefault(job_id, [])
-        needless = [copy for copy in behind if flight.outranks(copy)]
+        needless = [copy for copy in self.behind(job_id) if flight.outranks(copy)]
         is_parked_too = current.phase is Phase.PARKED and _are_twins(current, flight)
         if is_parked_too or self.is_outranked(flight):
             needless.append(flight)
-        behind.append(flight)
+        self._behind.setdefault(job_id, []).append(flight)
         if _can_stop(current, flight):
             needless.append(current)
         return needless, False
@@ -57,9 +60,9 @@ class Copies:
         following = None
         if self._at_work.get(job_id) is not flight:
             behind.remove(flight)
-        elif behind:
+        elif waiting := self.behind(job_id):
             # Of equal rank the first delivered goes first.
-            following = max(behind, key=lambda each: each.rank)
+            following = max(waiting, key=lambda each: each.rank)
             self._at_work[job_id] = following
             behind.remove(following)
         else:

@@ -27,6 +27,9 @@ Rank = tuple[int, int, int, int]
 """Copies of one job order by run, try, crashes and how often they stepped aside: a copy always
 outranks what it is a copy of."""
 
+UNTRIED = (1, 0, 0)
+"""The rank, but for its run, of a record that nothing has come of yet."""
+
 
 class Phase(Enum):
     """Where in its life a delivered record is."""

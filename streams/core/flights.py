@@ -12,11 +12,11 @@ from streams.core.admission import Admission, LetIn, Park, Refuse
 from streams.core.batches import Batches
 from streams.core.copies import Copies
 from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition, Work
-from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
+from streams.core.flight import IN_ENGINE, NOT_BEGUN, UNTRIED, Flight, Phase
 from streams.core.gate import Why
 from streams.core.head_of_line import HEAD_OF_LINE, steps_aside
 from streams.core.limits import StageLimits
-from streams.core.offset_map import Crashes
+from streams.core.offset_map import NO_CRASHES, Crashes
 from streams.core.partitions import OurPartitions
 from streams.core.retry import is_suspect, sentence
 from streams.core.shares import Follow, JobSeen, Level, Payer, RunOfJob, Source
@@ -200,11 +200,10 @@ class Flights:
             tracker = self._ours.trackers[partition]
             head = Ticket(partition, tracker.commit_offset, tracker.assignment_epoch)
             flight = self.by_ticket[head]
-            if not steps_aside(flight.phase, tracker.span, self._map_span):
+            if self._is_as_parked(flight):
+                self._park_again(flight)
                 continue
-            if flight.phase is Phase.PARKED:
-                self.move(flight, Phase.PARKING)
-                self.ask(flight)
+            if not steps_aside(flight.phase, tracker.span, self._map_span):
                 continue
             if flight.phase is Phase.WAITING:
                 self.batches.remove({head})
@@ -255,6 +254,7 @@ class Flights:
         self.resume(resumed)
         if following is not None:
             self.admit(following)
+            self.park_behind(following.work.job_id)
 
     def finish_retried(self, flight: Flight) -> None:
         """A copy that outranks it is on the log: others of its own rank have nothing left to do.
@@ -416,6 +416,35 @@ class Flights:
             if flight.phase is Phase.PARKED:
                 return
 
+    def park_behind(self, job_id: str | None) -> None:
+        """Other requests under a parked one's id go where that lies; their partitions go on.
+
+        Only their claims tell which of them is the job: none is worked before the parked one.
+        """
+        parked = self.copies.at_work(job_id)
+        if job_id is None or parked is None or parked.phase is not Phase.PARKED:
+            return
+        for flight in self.copies.behind(job_id):
+            is_there = flight.ticket.partition.topic == parked.ticket.partition.topic
+            if not is_there and self._is_as_parked(flight):
+                self._park_again(flight)
+
+    def _is_as_parked(self, flight: Flight) -> bool:
+        """Whether it is parked, or behind one that is, and its copy would say all that it does."""
+        if flight.phase is not Phase.BEHIND:
+            return flight.phase is Phase.PARKED
+        is_untried = flight.rank[1:] == UNTRIED and flight.crashes == NO_CRASHES
+        at_work = self.copies.at_work(flight.work.job_id)
+        return is_untried and at_work is not None and at_work.phase is Phase.PARKED
+
+    def _park_again(self, flight: Flight) -> None:
+        """A copy goes to the end of `requests.deferred`."""
+        at_work = self.copies.at_work(flight.work.job_id)
+        assert at_work is not None, "parked, or behind one that is"
+        flight.over = at_work.over
+        self.move(flight, Phase.PARKING)
+        self.ask(flight)
+
     def _make_way(self) -> None:
         """Where parked requests hide those of somebody who has room: put some at the log's end."""
         assert self.admission is not None, "or nothing were parked"
@@ -426,10 +455,9 @@ class Flights:
             parked = [
                 flight
                 for flight in self.by_ticket.values()
-                if flight.phase is Phase.PARKED and flight.ticket.partition == partition
+                if flight.ticket.partition == partition and self._is_as_parked(flight)
             ]
             if parked and self.admission.hides_anyone(partition.partition):
                 parked.sort(key=lambda flight: flight.ticket.offset)
                 for flight in parked[: (len(parked) + 1) // 2]:
-                    self.move(flight, Phase.PARKING)
-                    self.ask(flight)
+                    self._park_again(flight)

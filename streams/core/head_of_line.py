@@ -6,11 +6,11 @@ never ends), or whose work does not end, would stop all that come after it. The 
 may be cancelled, is that of uForwarder's HeadBlockingDetector: the map is more than nine tenths
 full, and more than 98 % of what lies behind the head is finished.
 
-What waits steps aside at once; what is parked goes to the end of its own topic. What is inside
-the engine is paid for, so it has until the map is full; then it is dropped there, as on a cancel:
-work in steps leaves a checkpoint, and nobody is blamed. Every other phase asks for somebody's
-answer, which is on its way. The window is not looked at: it counts what is unfinished alone, of
-which a head is one record.
+What waits steps aside at once; what is parked goes to the end of its own topic, and so does another
+request under its job's id, which is behind it. What is inside the engine is paid for, so it has
+until the map is full; then it is dropped there, as on a cancel: work in steps leaves a checkpoint,
+and nobody is blamed. Every other phase asks for somebody's answer, which is on its way. The window
+is not looked at: it counts what is unfinished alone, of which a head is one record.
 """
 
 from __future__ import annotations

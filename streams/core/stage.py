@@ -234,6 +234,7 @@ class StageState:
         for flight in following:
             if flight is not None and flight.ticket in self.flights:
                 self._here.admit(flight)
+                self._here.park_behind(flight.work.job_id)
         self._here.follow()
 
     # ---- a record comes
@@ -260,6 +261,7 @@ class StageState:
             if copy.phase in IN_ENGINE:
                 self._here.commands.append(ev.Drop((copy.ticket,)))
             self._here.finish(copy)
+        self._here.park_behind(job_id)
 
     # ---- a record goes
 

@@ -42,7 +42,7 @@ class CopiesMachine(RuleBasedStateMachine):
         before = self.of(job_id)
         self.here.append(flight)
         needless, is_first = self.copies.add(job_id, flight)
-        assert is_first == (not before)
+        assert is_first == (job_id not in self.at_work)
         if is_first:
             self.at_work[job_id] = flight
             flight.phase = Phase.WAITING
@@ -56,6 +56,8 @@ class CopiesMachine(RuleBasedStateMachine):
         """A higher one is here and nobody waits for an answer about it, or its twin is parked."""
         assert copy.work.job_id
         current = self.at_work[copy.work.job_id]
+        if copy is not current and copy.phase is Phase.PARKING:
+            return False
         is_alike = (copy.rank, copy.work.identity) == (current.rank, current.work.identity)
         if copy is newest and copy is not current and is_alike and current.phase is Phase.PARKED:
             return True
@@ -74,11 +76,11 @@ class CopiesMachine(RuleBasedStateMachine):
         assert job_id
         self.here = [each for each in self.here if each is not flight]
         following = self.copies.remove(job_id, flight)
-        if self.at_work[job_id] is not flight:
+        if self.at_work.get(job_id) is not flight:
             assert following is None
             return
         del self.at_work[job_id]
-        left = self.of(job_id)
+        left = [each for each in self.of(job_id) if each.phase is Phase.BEHIND]
         assert following is (max(left, key=lambda each: each.rank) if left else None)
         if following is not None:
             self.at_work[job_id] = following
@@ -88,6 +90,12 @@ class CopiesMachine(RuleBasedStateMachine):
     def go_on(self, job_id: str, phase: Phase) -> None:
         if flight := self.at_work.get(job_id):
             flight.phase = phase
+
+    @rule(data=st.data())
+    def go_aside(self, data: st.DataObject) -> None:
+        """Its own copy is being written: nobody else's turn or rank changes that."""
+        if behind := [each for each in self.here if each.phase is Phase.BEHIND]:
+            data.draw(st.sampled_from(behind)).phase = Phase.PARKING
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
@@ -105,7 +113,7 @@ class CopiesMachine(RuleBasedStateMachine):
                 behind = [
                     each.ticket
                     for each in here
-                    if each is not self.at_work[job_id]
+                    if each.phase is Phase.BEHIND
                     and each.work.identity == flight.work.identity
                     and each.rank <= flight.rank
                 ]

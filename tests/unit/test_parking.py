@@ -262,6 +262,91 @@ def test_an_equal_copy_of_what_is_parked_has_nothing_to_do() -> None:
     assert len(prompt.state.flights) == num_flights + 1
 
 
+def test_another_request_under_a_parked_jobs_id_does_not_stop_the_partition() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("X")
+    for number in range(4):
+        prompt.comes("X", identity=f"other-{number}", tenant=f"tenant-{number}")
+    assert [each.work.identity for each in prompt.parked] == [f"other-{n}" for n in range(4)]
+    assert NEW in prompt.paused
+    assert prompt.state.num_parked == {"free": 1}, "who was there first keeps its place"
+    for park in list(prompt.parked):
+        prompt(ev.Acknowledged(park.ticket))
+    assert NEW not in prompt.paused
+    prompt.seen("one", Level.ENDED)
+    assert prompt.started == ["one", "X"]
+
+
+def test_what_comes_back_under_a_parked_jobs_id_waits_there_and_has_its_turn() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("X")
+    prompt.comes_parked("X", identity="other")
+    prompt.comes("X", identity="other", try_number=2)
+    assert prompt.parked == [], "it is there; and what was tried keeps its count"
+    prompt.seen("one", Level.ENDED)
+    (ticket,) = [each for each in prompt.state.flights if each[:2] == (DEFERRED, 0)]
+    prompt(ev.Emitted(ticket, ()), ev.Acknowledged(ticket), ev.Tick())
+    assert prompt.started == ["one", "X", "X"]
+
+
+def test_one_that_is_on_its_way_aside_takes_over_from_nobody() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("X")
+    prompt.comes("X", identity="other")
+    prompt(ev.JobCancelled("X", 1, prompt.now_s))
+    (end,) = prompt.ended
+    prompt(ev.Ended(end.ticket, ()), ev.Acknowledged(end.ticket), ev.Tick())
+    assert prompt.started == ["one"]
+    (park,) = prompt.parked
+    prompt(ev.Acknowledged(park.ticket))
+    assert [each.offset for each in prompt.state.flights if each != (NEW, 0, 1)] == []
+
+
+def test_where_its_copy_can_never_be_written_the_parked_one_stays_as_it_is() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("X")
+    prompt.comes("X", identity="other")
+    (park,) = prompt.parked
+    prompt(ev.NotAcknowledged(park.ticket, "too large", True), ev.Acknowledged(park.ticket))
+    assert [each.ticket for each in prompt.ended] == [park.ticket]
+    fault = ev.Fault(ev.Fate.DEAD_LETTER, "idempotency_conflict", "another's", ends_job=False)
+    prompt(ev.NotEnded(park.ticket, fault))
+    assert park.ticket not in prompt.state.flights
+    prompt.seen("one", Level.ENDED)
+    assert prompt.started == ["one", "X"]
+
+
+def test_what_takes_over_as_parked_puts_those_of_other_topics_aside() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes("X")
+    prompt.comes("X", identity="other")
+    prompt.comes_parked("X", identity="third", num_diverted=1)
+    (park,) = prompt.parked
+    prompt(ev.Acknowledged(park.ticket))
+    assert [each.work.identity for each in prompt.parked] == [None, "other"]
+
+
+def test_others_under_a_parked_jobs_id_make_way_with_it() -> None:
+    prompt = Prompt().read()
+    prompt.comes("one")
+    prompt.comes_parked("X")
+    for number in range(3):
+        prompt.comes_parked("X", identity=f"other-{number}")
+    assert DEFERRED in prompt.paused
+    share = Share(Payer(0, "free", "bolt"), BULK, Source.PARKED)
+    prompt(JobSeen(0, ("hidden", 1), Level.PARKED, share, 10_000.0))
+    prompt.later(6.0)
+    assert [each.work.identity for each in prompt.parked] == [None, "other-0"]
+    for park in list(prompt.parked):
+        prompt(ev.Acknowledged(park.ticket))
+    assert prompt.state.num_parked == {"free": 1}, "the next has taken over"
+
+
 def test_parked_requests_make_way_for_those_of_others_that_they_hide() -> None:
     prompt = Prompt().read()
     prompt.comes("one")
@@ -297,6 +382,24 @@ def test_a_parked_head_that_holds_up_others_goes_to_the_end_of_its_topic() -> No
     prompt(ev.Acknowledged(park.ticket))
     assert DEFERRED not in prompt.paused
     assert [each.offset for each in prompt.state.flights if each.partition == DEFERRED] == []
+
+
+def test_a_head_behind_a_parked_one_goes_to_the_end_of_its_topic_too() -> None:
+    wide = replace(LIMITS, window_high=20, window_per_tenant=20, look_ahead=20, map_span=60)
+    prompt = Prompt(wide).read()
+    prompt.comes("one")
+    prompt.comes_parked("X", deadline_s=prompt.now_s + 50.0)
+    prompt.comes_parked("X", identity="second")
+    prompt.comes_parked("X", identity="third", num_diverted=1)
+    prompt.later(51.0)
+    (end,) = prompt.ended
+    prompt(ev.Ended(end.ticket, ()), ev.Acknowledged(end.ticket))
+    for number in range(3, 70):
+        prompt.comes_parked(f"other-{number}", f"tenant-{number}")
+        ticket = next(each for each in prompt.state.flights if each[:2] == (DEFERRED, number))
+        prompt(ev.Emitted(ticket, ()), ev.Acknowledged(ticket), ev.Tick())
+    (park,) = prompt.parked
+    assert (park.work.identity, park.over) == ("second", "concurrent_jobs")
 
 
 def test_without_quotas_nobody_is_asked() -> None:
