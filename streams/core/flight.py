@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from streams.core.events import (
@@ -26,9 +26,6 @@ from streams.core.shares import Over, RunOfJob
 Rank = tuple[int, int, int, int]
 """Copies of one job order by run, try, crashes and how often they stepped aside: a copy always
 outranks what it is a copy of."""
-
-UNTRIED = (1, 0, 0)
-"""The rank, but for its run, of a record that nothing has come of yet."""
 
 
 class Phase(Enum):
@@ -87,6 +84,20 @@ class Flight:
         """What it works on; None for a record that could not be decoded."""
         return None if self.work.job_id is None else (self.work.job_id, self.work.run)
 
+    @property
+    def is_untried(self) -> bool:
+        """Whether nothing has come of it yet, in whatever run: no try, no crash, no way aside."""
+        return self.rank[1:] == (1, 0, 0) and self.crashes == NO_CRASHES
+
+    def asks_until_s(self, deadline_s: float | None, latest_s: float) -> float:
+        """For how long it asks for a share: until its deadline, or at the latest.
+
+        Without a deadline the same whenever it asks, or its place in line would move.
+        """
+        if self.asked_until_s is None:
+            self.asked_until_s = latest_s
+        return self.asked_until_s if deadline_s is None else deadline_s
+
     def __post_init__(self) -> None:
         """Its rank is that of the record as it was delivered."""
         work = self.work
@@ -110,3 +121,10 @@ class Flight:
         if self.phase is Phase.OFFLOADING:
             return Offload(self.ticket, self.work)
         return DeadLetter(self.ticket, self.work, self.fault, self.blob)
+
+
+def timed(work: Work, now_s: float) -> Work:
+    """A delivered record, due no later than our own clock makes it."""
+    if work.due_s is None or work.delay_s is None:
+        return work
+    return replace(work, due_s=min(work.due_s, now_s + work.delay_s))

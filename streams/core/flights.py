@@ -11,12 +11,12 @@ from streams.core import events as ev
 from streams.core.admission import Admission, LetIn, Park, Refuse
 from streams.core.batches import Batches
 from streams.core.copies import Copies
-from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition, Work
-from streams.core.flight import IN_ENGINE, NOT_BEGUN, UNTRIED, Flight, Phase
+from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition
+from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
 from streams.core.gate import Why
 from streams.core.head_of_line import HEAD_OF_LINE, steps_aside
 from streams.core.limits import StageLimits
-from streams.core.offset_map import NO_CRASHES, Crashes
+from streams.core.offset_map import Crashes
 from streams.core.partitions import OurPartitions
 from streams.core.retry import is_suspect, sentence
 from streams.core.shares import Follow, JobSeen, Level, Payer, RunOfJob, Source
@@ -97,7 +97,7 @@ class Flights:
         if self.admission is None or share is None:
             return True
         assert run_of_job is not None, "what asks for a share is a job's"
-        until_s = self._asks_until_s(flight)
+        until_s = flight.asks_until_s(self._deadline_s(flight), self.now_s + self._longest_run_s)
         match self.admission.decide(run_of_job, share, until_s, self.now_s):
             case LetIn(degradations):
                 if degradations:
@@ -115,13 +115,6 @@ class Flights:
                     self.ask(flight)
         return False
 
-    def _asks_until_s(self, flight: Flight) -> float:
-        """Its deadline; without one the same whenever it asks, or its place in line would move."""
-        if flight.asked_until_s is None:
-            flight.asked_until_s = self.now_s + self._longest_run_s
-        deadline_s = self._deadline_s(flight)
-        return flight.asked_until_s if deadline_s is None else deadline_s
-
     def ending_due(self, flight: Flight) -> Ending | None:
         """How the run ends because somebody, or time, has said so."""
         run_of_job = flight.run_of_job
@@ -134,12 +127,6 @@ class Flights:
     def _deadline_s(self, flight: Flight) -> float | None:
         assert flight.run_of_job is not None, "a record without a job has a fault"
         return self.wishes.deadline_s(flight.run_of_job, flight.work.deadline_s)
-
-    def timed(self, work: Work) -> Work:
-        """A delivered record, due no later than our own clock makes it."""
-        if work.due_s is None or work.delay_s is None:
-            return work
-        return replace(work, due_s=min(work.due_s, self.now_s + work.delay_s))
 
     def _delay(self, flight: Flight, due_s: float) -> None:
         """Records of a retry topic come due in order: none behind this one need be delivered."""
@@ -433,9 +420,8 @@ class Flights:
         """Whether it is parked, or behind one that is, and its copy would say all that it does."""
         if flight.phase is not Phase.BEHIND:
             return flight.phase is Phase.PARKED
-        is_untried = flight.rank[1:] == UNTRIED and flight.crashes == NO_CRASHES
         at_work = self.copies.at_work(flight.work.job_id)
-        return is_untried and at_work is not None and at_work.phase is Phase.PARKED
+        return flight.is_untried and at_work is not None and at_work.phase is Phase.PARKED
 
     def _park_again(self, flight: Flight) -> None:
         """A copy goes to the end of `requests.deferred`."""

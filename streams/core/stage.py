@@ -30,7 +30,7 @@ from streams.core.batches import Batch
 from streams.core.breaker import Breaker, Verdict
 from streams.core.events import Command, Ending, Event, Fate, Fault, Ticket, TopicPartition
 from streams.core.fair_queue import FairQueue
-from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
+from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase, timed
 from streams.core.flights import Flights
 from streams.core.gate import Why
 from streams.core.host import Host
@@ -246,7 +246,7 @@ class StageState:
         if ticket is None:
             return  # not ours (any more), known already, or finished by an earlier owner
         known = self.ours.trackers[event.partition].crashes(event.offset)
-        work = self._here.timed(event.work)
+        work = timed(event.work, self._here.now_s)
         flight = Flight(ticket, work, event.verdict, crashes=known or work.crashes)
         self.flights[ticket] = flight
         self._here.pause(self.ours.enter(event.partition, event.work.charge.tenant_id))

@@ -83,9 +83,9 @@ MUTANTS = (
     ),
     Mutant(
         "who names no deadline loses its place in line whenever it asks",
-        _FLIGHTS,
-        "        if flight.asked_until_s is None:\n",
-        "        if flight.phase:\n",
+        "streams/core/flight.py",
+        "        if self.asked_until_s is None:\n",
+        "        if self.phase:\n",
         _STAGE,
     ),
     Mutant(
