@@ -28,7 +28,7 @@ from streams.core.step_batcher import StepBatcher
 from streams.core.step_caps import StepCap
 from streams.core.tiers import OFF_PEAK_WEIGHT
 from streams.engine import Task
-from streams.errors import FatalError, OutOfMemory, SettingsError, SickHost
+from streams.errors import FatalError, OutOfMemory, RetryableError, SettingsError, SickHost
 from workers.engine import PROGRESS_EVERY_S, RowEngine, fault_of, log_failure, now, without_tensors
 from workers.fenced import FencedWork, Prepared
 from workers.holding import LONGEST_WAIT_S, Hold
@@ -381,9 +381,9 @@ class StepEngine(RowEngine):
         """The next state of each, or why it has none; every job is judged by itself.
 
         A forward that finds no memory is done again: with the cache freed, with guidance in a
-        forward of its own, with half of the jobs, with each alone. One that fails otherwise, in
-        halves until the job is found whose row does it. Always outside of the `except` block, for
-        a traceback keeps a batch's tensors.
+        forward of its own, with half of the jobs, with each alone. One that fails otherwise, on a
+        device that is well, in halves until the job is found whose row does it. Always outside of
+        the `except` block, for a traceback keeps a batch's tensors.
         """
         error: Exception
         began_s = time.monotonic()
@@ -391,7 +391,7 @@ class StepEngine(RowEngine):
         try:
             self._work.peak_bytes()  # of what failed, was split or was no step: it says nothing
             outcomes = self._work.step(states, is_split=rung is _Rung.SPLIT)
-        except (FatalError, SettingsError, SickHost):
+        except (FatalError, SettingsError):
             raise
         except Exception as caught:  # anything that a forward can raise is one of its rows' failure
             log_failure(caught)
@@ -403,6 +403,8 @@ class StepEngine(RowEngine):
             else:
                 cap.took(rows, time.monotonic() - began_s, self._work.peak_bytes())
             return outcomes
+        if isinstance(error, SickHost):
+            error = self._unless_sick(error)
         if isinstance(error, OutOfMemory):
             self._work.free_memory()
             if rung is _Rung.WHOLE:
@@ -418,3 +420,21 @@ class StepEngine(RowEngine):
             *self._outcomes(key, states[:middle], rung),
             *self._outcomes(key, states[middle:], rung),
         ]
+
+    def _unless_sick(self, error: SickHost) -> Exception:
+        """The failure of one of the rows, if the device is well: it may refuse a shape, no more.
+
+        Raises:
+            SickHost: the built-in good job fails too.
+        """
+        if error.reason_code != "device_failed":
+            raise error
+        try:
+            self._work.probe()
+        except (FatalError, SettingsError):
+            raise
+        except Exception as found:
+            log_failure(found)
+        else:
+            return RetryableError(str(error), reason_code=error.reason_code)
+        raise error

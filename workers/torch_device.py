@@ -199,7 +199,8 @@ def device_faults(
 
     Raises:
         OutOfMemory: with shape, rows, free and total bytes as evidence.
-        SickHost: `device_failed`; the device will not work again before somebody looks at it.
+        SickHost: `device_failed`; the device will not work again before somebody looks at it, or it
+            refuses a shape: a job that is known to be good can tell.
     """
     try:
         with nullcontext() if budget is None else budget:

@@ -11,7 +11,7 @@ import pytest
 from schemas.codec import Codec
 from schemas.records import JobEvent
 from streams.core.events import Emitted, Failed, Fate
-from streams.errors import InvalidRecord, OutOfMemory
+from streams.errors import InvalidRecord, OutOfMemory, SickHost
 from tests.unit.engine_rig import (
     latents_of,
     tasks_of,
@@ -96,6 +96,24 @@ def test_a_row_that_breaks_the_forward_is_found_and_its_neighbours_lose_nothing(
     assert (failed[0].fault.fate, failed[0].fault.reason_code) == (Fate.LATER, "internal_error")
     assert "secret" not in str(failed[0])
     assert sum(isinstance(each, Emitted) for each in answers) == 7
+
+
+def test_a_row_that_a_device_which_is_well_refuses_is_found_and_counts_a_try(
+    rig: StepRig,
+) -> None:
+    """Some errors of a device are of one row's shape."""
+
+    def refused(states: Sequence[State], is_split: bool) -> None:
+        if any(each.job_id == "bad-4" and each.num_done == 2 for each in states):
+            raise SickHost("CUDA error: invalid configuration", reason_code="device_failed")
+
+    rig.steps.on_forward = refused
+    rig.start(*tasks_of("a-4", "bad-4", "b-4"))
+    answers = rig.wait_for(3)
+    assert [type(each) for each in answers] == [Emitted, Failed, Emitted]
+    assert isinstance(answers[1], Failed)
+    assert (answers[1].fault.fate, answers[1].fault.reason_code) == (Fate.LATER, "device_failed")
+    assert (rig.held, rig.words) == ([], []), "nobody waited"
 
 
 def test_a_job_that_is_not_finite_fails_and_no_forward_is_done_again(rig: StepRig) -> None:

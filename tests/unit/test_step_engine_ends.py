@@ -30,6 +30,11 @@ def rig(step_rig: StepRig) -> StepRig:
     return step_rig
 
 
+def failing_probe() -> None:
+    """The device fails whatever is asked of it."""
+    raise SickHost("the good job fails too", reason_code="device_failed")
+
+
 def test_a_sick_device_is_waited_for_and_no_step_is_lost(rig: StepRig) -> None:
     left = [SickHost("refused", reason_code="device_failed")] * 2
 
@@ -38,6 +43,7 @@ def test_a_sick_device_is_waited_for_and_no_step_is_lost(rig: StepRig) -> None:
             raise left.pop()
 
     rig.steps.on_forward = sick
+    rig.steps.on_probe = failing_probe
     rig.start(*tasks_of("a-3"))
     (answer,) = rig.wait_for(1)
     assert isinstance(answer, Emitted)
@@ -95,7 +101,7 @@ def test_nothing_is_asked_of_a_lost_device_outside_of_a_step(rig: StepRig) -> No
         if is_lost.is_set() and not is_well.is_set():
             raise RuntimeError("CUDA error: unspecified launch failure")
 
-    rig.steps.on_forward = sick
+    rig.steps.on_forward, rig.steps.on_probe = sick, failing_probe
     rig.steps.on_step_key = rig.steps.on_snapshot = lost
     parted, _ = rig.start(*tasks_of("a-3", "b-3"))
     rig.wait_for_word(1)
