@@ -321,8 +321,8 @@ MUTANTS = (
     ),
     Mutant(
         "lets a retry wait for a clock that was ahead",
-        "streams/core/flights.py",
-        "replace(work, due_s=min(work.due_s, self.now_s + work.delay_s))",
+        "streams/core/flight.py",
+        "replace(work, due_s=min(work.due_s, now_s + work.delay_s))",
         "work",
         ("tests/unit/test_stage_fates.py",),
     ),
