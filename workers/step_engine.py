@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 PARTING_S = 5.0
 KEEP_CAPS_EVERY_S = 60.0
 
-
 _BatchKey = tuple[Hashable, Ticket | None]
 
 
@@ -158,7 +157,7 @@ class StepEngine(RowEngine):
             if ticket not in self._live:
                 continue
             try:
-                state = self._work.open(prepared.inputs)
+                state = self._opened(prepared.inputs)
                 key = self._batch_key(ticket, state)
             except (FatalError, SettingsError):
                 raise
@@ -174,16 +173,27 @@ class StepEngine(RowEngine):
             job = prepared.task.record.job
             self._jobs[ticket] = _Job(prepared, state, key, has_checkpoint=num_done > 0)
             self._batcher.join(
-                ticket,
-                key,
-                self._work.width(state),
-                num_steps - num_done,
-                self._weight(job),
+                ticket, key, self._work.width(state), num_steps - num_done, self._weight(job),
                 (job.tier, job.tenant_id),
-            )
+            )  # fmt: skip
         if not self._jobs:
             self._end_hold()
         self._offer_places()
+
+    def _opened(self, inputs: Any) -> Any:
+        """A job's state; where there is no memory for it, once more with the cache freed.
+
+        Raises:
+            RetryableError: those that are here leave none. They go, and it may come again.
+        """
+        error: Exception | None = None
+        for _ in range(2):
+            try:
+                return self._work.open(inputs)
+            except OutOfMemory as caught:
+                error = without_tensors(caught, 1)
+            self._work.free_memory()
+        raise RetryableError(str(error), reason_code="out_of_memory")
 
     def _offer_places(self) -> None:
         """Tell how many jobs there is use for; those that are being stored take nobody's place."""

@@ -12,7 +12,7 @@ import pytest
 
 from schemas.codec import Codec
 from schemas.records import BlobRef, JobEvent
-from streams.core.events import Emitted, Failed, HostSick, HostWell
+from streams.core.events import Emitted, Failed, Fate, HostSick, HostWell
 from streams.errors import FatalError, OutOfMemory, SickHost
 from tests.unit.engine_rig import (
     WAIT_S,
@@ -142,6 +142,26 @@ def test_a_checkpoint_that_the_device_does_not_give_costs_that_checkpoint_only(
         (answer,) = rig.wait_for(1)
     assert isinstance(answer, Emitted)
     assert (rig.steps.saved, rig.steps.forgotten) == ({}, [])
+
+
+@pytest.mark.parametrize("num_times", [1, 2])
+def test_a_job_that_finds_no_memory_to_begin_with_begins_again_or_comes_later(
+    rig: StepRig, num_times: int
+) -> None:
+    left = [OutOfMemory("no memory for 1 rows", {"rows": "1"})] * num_times
+
+    def on_open(job_id: str) -> None:
+        if job_id == "b-2" and left:
+            raise left.pop()
+
+    rig.steps.on_open = on_open
+    rig.start(*tasks_of("a-9", "b-2"))
+    answers = rig.wait_for(2)
+    assert rig.steps.num_freed == num_times
+    failed = [each.fault for each in answers if isinstance(each, Failed)]
+    assert [(each.fate, each.reason_code) for each in failed] == (num_times - 1) * [
+        (Fate.LATER, "out_of_memory")
+    ]
 
 
 def test_a_hold_ends_when_the_job_that_could_not_begin_goes(rig: StepRig) -> None:
