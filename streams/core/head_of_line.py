@@ -41,5 +41,8 @@ def is_held_up(span: int, num_unfinished: int, max_span: int) -> bool:
 
 
 def steps_aside(phase: Phase, span: int, max_span: int) -> bool:
-    """Whether a head that holds up its partition can be sent aside as things stand."""
-    return phase in (Phase.WAITING, Phase.PARKED) or (phase is Phase.RUNNING and span >= max_span)
+    """Whether a head that holds up its partition can go to a retry topic as things stand.
+
+    What is parked, or behind that, has a topic of its own to go to.
+    """
+    return phase is Phase.WAITING or (phase is Phase.RUNNING and span >= max_span)

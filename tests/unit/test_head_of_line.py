@@ -35,7 +35,6 @@ from tests.builders import P0, a_delivery, a_fault, a_ticket
 from tests.unit.staging import LIMITS, OUTPUTS, T0, TURN, Stage, a_point, started
 
 FULL = 10
-WAITING = (Phase.WAITING, Phase.PARKED)
 FEW = replace(
     LIMITS, map_span=FULL, window_high=20, window_per_tenant=20, look_ahead=20, batch_age_s=0.0
 )
@@ -54,8 +53,8 @@ def turned(stage: Stage) -> list[Command]:
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_what_waits_steps_aside_and_what_runs_only_when_nothing_else_helps(phase: Phase) -> None:
-    assert steps_aside(phase, FULL - 1, FULL) is (phase in WAITING)
-    assert steps_aside(phase, FULL, FULL) is (phase in (*WAITING, Phase.RUNNING))
+    assert steps_aside(phase, FULL - 1, FULL) is (phase is Phase.WAITING)
+    assert steps_aside(phase, FULL, FULL) is (phase in (Phase.WAITING, Phase.RUNNING))
 
 
 def a_running_head(num_behind: int) -> Stage:
