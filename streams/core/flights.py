@@ -14,7 +14,6 @@ from streams.core.copies import Copies
 from streams.core.events import Command, Ending, Fate, Fault, Ticket, TopicPartition
 from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
 from streams.core.gate import Why
-from streams.core.head_of_line import HEAD_OF_LINE, steps_aside
 from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes
 from streams.core.partitions import OurPartitions
@@ -34,7 +33,7 @@ class Flights:
     """
 
     def __init__(self, ours: OurPartitions, limits: StageLimits) -> None:
-        self._ours, self._policy, self._map_span = ours, limits.retry, limits.map_span
+        self._ours, self._policy = ours, limits.retry
         self._ask_again_s = limits.ask_again_s
         self.by_ticket: dict[Ticket, Flight] = {}
         self.batches: Batches[Ticket] = Batches(
@@ -57,7 +56,6 @@ class Flights:
             self.admission = Admission(limits.quotas)
         self._parked_until: Timers[Ticket] = Timers()  # deadlines of parked flights
         self._longest_run_s = limits.longest_run_s
-        self._make_way_s, self._next_way_s = limits.make_way_s, 0.0
 
     def get(self, ticket: Ticket, phase: Phase) -> Flight | None:
         """The flight of that ticket if it still is in that phase; None: the answer is stale."""
@@ -181,24 +179,14 @@ class Flights:
         flight.retry = ev.Retry(flight.ticket, work, delay_s, fault)
         self.ask(flight)
 
-    def divert_heads(self) -> None:
-        """Heads that hold up all behind them step aside, and the rest goes on."""
-        for partition in self._ours.held_up:
-            tracker = self._ours.trackers[partition]
-            head = Ticket(partition, tracker.commit_offset, tracker.assignment_epoch)
-            flight = self.by_ticket[head]
-            if self._is_as_parked(flight):
-                self._park_again(flight)
-                continue
-            if not steps_aside(flight.phase, tracker.span, self._map_span):
-                continue
-            if flight.phase is Phase.WAITING:
-                self.batches.remove({head})
-            else:
-                self.commands.append(ev.Drop((head,)))
-            num_diverted = flight.work.num_diverted + 1
-            flight.work = replace(flight.work, num_diverted=num_diverted)
-            self.retry(flight, self._policy.shortest_s, flight.work.try_number, HEAD_OF_LINE)
+    def step_aside(self, flight: Flight, delay_s: int, why: Fault) -> None:
+        """It waits, or runs, and others are in need of its place: its own turn is later."""
+        if flight.phase is Phase.WAITING:
+            self.batches.remove({flight.ticket})
+        else:
+            self.commands.append(ev.Drop((flight.ticket,)))
+        flight.work = replace(flight.work, num_diverted=flight.work.num_diverted + 1)
+        self.retry(flight, delay_s, flight.work.try_number, why)
 
     def end(self, flight: Flight, ending: Ending) -> None:
         """Its run ends without being completed."""
@@ -235,7 +223,7 @@ class Flights:
         """Its offset counts as finished; a copy that waited for it has its turn."""
         (following,) = self.remove([flight])
         partition = flight.ticket.partition
-        self.resume(self._ours.finish(flight.ticket, flight.work.charge.tenant_id))
+        self.resume(self._ours.finish(flight.ticket, flight.work.charge))
         paused, resumed = self._ours.press_back(partition)
         self.pause(paused)
         self.resume(resumed)
@@ -373,9 +361,6 @@ class Flights:
             self._let_parked_in(payer)
         while (ticket := self._parked_until.pop_due(self.now_s)) is not None:
             self._ask(self.by_ticket[ticket])
-        if self.now_s >= self._next_way_s:
-            self._next_way_s = self.now_s + self._make_way_s
-            self._make_way()
 
     def _wait_parked(self, flight: Flight, until_s: float) -> None:
         """Its place in its payer's line, and the end of its wait, are by that time."""
@@ -413,37 +398,20 @@ class Flights:
             return
         for flight in self.copies.behind(job_id):
             is_there = flight.ticket.partition.topic == parked.ticket.partition.topic
-            if not is_there and self._is_as_parked(flight):
-                self._park_again(flight)
+            if not is_there and self.is_as_parked(flight):
+                self.park_again(flight)
 
-    def _is_as_parked(self, flight: Flight) -> bool:
+    def is_as_parked(self, flight: Flight) -> bool:
         """Whether it is parked, or behind one that is, and its copy would say all that it does."""
         if flight.phase is not Phase.BEHIND:
             return flight.phase is Phase.PARKED
         at_work = self.copies.at_work(flight.work.job_id)
         return flight.is_untried and at_work is not None and at_work.phase is Phase.PARKED
 
-    def _park_again(self, flight: Flight) -> None:
+    def park_again(self, flight: Flight) -> None:
         """A copy goes to the end of `requests.deferred`."""
         at_work = self.copies.at_work(flight.work.job_id)
         assert at_work is not None, "parked, or behind one that is"
         flight.over = at_work.over
         self.move(flight, Phase.PARKING)
         self.ask(flight)
-
-    def _make_way(self) -> None:
-        """Where parked requests hide those of somebody who has room: put some at the log's end."""
-        assert self.admission is not None, "or nothing were parked"
-        gate = self._ours.gate
-        for partition in self._ours.trackers:
-            if not gate.is_closed(partition, Why.WINDOW):
-                continue
-            parked = [
-                flight
-                for flight in self.by_ticket.values()
-                if flight.ticket.partition == partition and self._is_as_parked(flight)
-            ]
-            if parked and self.admission.hides_anyone(partition.partition):
-                parked.sort(key=lambda flight: flight.ticket.offset)
-                for flight in parked[: (len(parked) + 1) // 2]:
-                    self._park_again(flight)

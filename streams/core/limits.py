@@ -20,7 +20,7 @@ class StageLimits:
     look_ahead: int = 256  # the most that a partition ever holds
     fairness: Fairness = field(default_factory=Fairness)
     quotas: Quotas = field(default_factory=Quotas)  # of the stage that lets requests in
-    make_way_s: float = 5.0  # between two looks whether parked requests hide others
+    make_way_s: float = 5.0  # between two looks what in a full window may hide others
     batch_max: int = 4
     batch_age_s: float = 0.2
     max_batches: int = 2  # one computing, one fetching its inputs

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from streams.core.events import CommitPoint, StartOffset, Ticket, TopicPartition
+from streams.core.fair_queue import Charge
 from streams.core.gate import Gate, Why
 from streams.core.head_of_line import is_held_up
 from streams.core.offset_map import BACK_PRESSURE_SPAN, encode_offset_map
 from streams.core.offsets import OffsetTracker
+from streams.core.tiers import OFF_PEAK
 from streams.core.window import Window
 
 Partitions = tuple[TopicPartition, ...]
@@ -77,19 +79,23 @@ class OurPartitions:
             return None
         return Ticket(partition, offset, tracker.assignment_epoch)
 
-    def enter(self, partition: TopicPartition, tenant_id: str) -> Partitions:
+    def enter(self, partition: TopicPartition, charge: Charge) -> Partitions:
         """It takes a place in the window; those to be paused."""
-        if self._window.enter(partition, tenant_id):
+        if self._window.enter(partition, _counts_as(charge)):
             return self.gate.close(partition, Why.WINDOW)
         return ()
 
-    def finish(self, ticket: Ticket, tenant_id: str) -> Partitions:
+    def is_full_of_off_peak(self, partition: TopicPartition) -> bool:
+        """Whether its window would be open, were it not for what is looked past."""
+        return self._window.is_full_of_nobodys(partition)
+
+    def finish(self, ticket: Ticket, charge: Charge) -> Partitions:
         """It is finished; those to be resumed."""
         partition, tracker = ticket.partition, self.trackers[ticket.partition]
         is_finished = tracker.complete(ticket.offset, ticket.assignment_epoch)
         assert is_finished, f"{ticket} finished twice"
         self._dirty.add(partition)
-        if self._window.leave(partition, tenant_id):
+        if self._window.leave(partition, _counts_as(charge)):
             return self.gate.open(partition, Why.WINDOW)
         return ()
 
@@ -161,3 +167,8 @@ class OurPartitions:
             if self._asked.get(partition) != point:
                 points[partition] = point
         return points
+
+
+def _counts_as(charge: Charge) -> str | None:
+    """Whose place in a window it takes; None: nobody's, for everybody else goes before it."""
+    return None if charge.tier == OFF_PEAK else charge.tenant_id

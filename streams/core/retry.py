@@ -45,6 +45,10 @@ class RetryPolicy:
         """Where a record waits that stepped aside."""
         return self.delays_s[0]
 
+    def aside_s(self, num_diverted: int) -> int:
+        """The delay of what steps aside off-peak, and has so often before: longer every time."""
+        return self.delays_s[min(num_diverted, len(self.delays_s) - 1)]
+
     @property
     def longest_s(self) -> int:
         """Where a record waits that killed a process all by itself."""

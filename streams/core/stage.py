@@ -35,6 +35,7 @@ from streams.core.flights import Flights
 from streams.core.gate import Why
 from streams.core.host import Host
 from streams.core.limits import StageLimits
+from streams.core.make_way import MakeWay
 from streams.core.offset_map import NO_CRASHES
 from streams.core.partitions import OurPartitions
 from streams.core.retry import if_it_crashes_now
@@ -67,6 +68,7 @@ class StageState:
             limits.leave_after_s,
         )
         self._here = Flights(self.ours, limits)
+        self._make_way = MakeWay(self._here, self.ours, limits)
         self._entering: list[Batch[Ticket]] = []  # their start markers are to be committed
         self._marking: list[Batch[Ticket]] = []  # they are being committed
         self._drain_until_s: float | None = None
@@ -249,7 +251,7 @@ class StageState:
         work = timed(event.work, self._here.now_s)
         flight = Flight(ticket, work, event.verdict, crashes=known or work.crashes)
         self.flights[ticket] = flight
-        self._here.pause(self.ours.enter(event.partition, event.work.charge.tenant_id))
+        self._here.pause(self.ours.enter(event.partition, event.work.charge))
         job_id = event.work.job_id
         if job_id is None:
             self._here.admit(flight)
@@ -378,8 +380,7 @@ class StageState:
             return
         self._here.admit_due()
         self._here.tend_parked()
-        if self._may_start:
-            self._here.divert_heads()
+        self._make_way.look(self._may_start)
         if self.host.breaker.must_probe(self._here.now_s):
             self._here.commands.append(ev.Probe())
         self._start_batches()

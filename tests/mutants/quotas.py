@@ -103,8 +103,8 @@ MUTANTS = (
     ),
     Mutant(
         "parked requests never make way",
-        _FLIGHTS,
-        "if parked and self.admission.hides_anyone(partition.partition):",
+        "streams/core/make_way.py",
+        "if self._here.admission.hides_anyone(partition.partition):",
         "if False:",
         _STAGE,
     ),

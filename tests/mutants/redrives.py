@@ -1,25 +1,53 @@
-"""Bugs in redrives, in reading others' dead letters, and in letting a head step aside."""
+"""Bugs in redrives, in reading others' dead letters, and in who steps aside for others."""
 
 from __future__ import annotations
 
 from tests.mutants.planted import Mutant
 
 FLIGHTS = "streams/core/flights.py"
+WAY = ("tests/unit/test_make_way.py",)
 
 MUTANTS = (
     Mutant(
         "lets a head step aside without a copy",
-        FLIGHTS,
-        "            self.retry(flight, self._policy.shortest_s,"
-        " flight.work.try_number, HEAD_OF_LINE)\n",
-        "            self.finish(flight)\n            return\n",
+        "streams/core/make_way.py",
+        "                self._here.step_aside(flight, self._policy.shortest_s, HEAD_OF_LINE)\n",
+        "                self._here.finish(flight)\n                return\n",
     ),
     Mutant(
         "lets a head step aside whose copy does not outrank it",
         FLIGHTS,
-        "            num_diverted = flight.work.num_diverted + 1\n",
-        "            num_diverted = flight.work.num_diverted\n",
+        "num_diverted=flight.work.num_diverted + 1)",
+        "num_diverted=flight.work.num_diverted)",
         ("tests/unit/test_head_of_line.py",),
+    ),
+    Mutant(
+        "deferrable jobs close the window to who is behind them",
+        "streams/core/partitions.py",
+        "    return None if charge.tier == OFF_PEAK else charge.tenant_id\n",
+        "    return charge.tenant_id\n",
+        WAY,
+    ),
+    Mutant(
+        "what is off-peak steps aside where its going lets nobody in",
+        "streams/core/make_way.py",
+        "if may_start and self._ours.is_full_of_off_peak(partition):",
+        "if may_start:",
+        WAY,
+    ),
+    Mutant(
+        "the oldest of what is off-peak step aside, and lose their turns",
+        "streams/core/make_way.py",
+        "waiting[len(waiting) // 2 :]",
+        "waiting[: (len(waiting) + 1) // 2]",
+        WAY,
+    ),
+    Mutant(
+        "what waits past its deadline keeps its place in a full window",
+        "streams/core/make_way.py",
+        "            self._end_outdated(flights)\n",
+        "",
+        WAY,
     ),
     Mutant(
         "blames the head for others that are unfinished",

@@ -16,7 +16,8 @@ LIMITS = StageLimits(
     window_high=4, window_low=1, window_per_tenant=3, look_ahead=6,
     batch_max=2, batch_age_s=1.0, max_batches=2,
     retry=RetryPolicy((2, 5), 3), breaker_limit=3, probe_wait_s=0.5, longest_probe_wait_s=2.0,
-    leave_after_s=60.0, ask_again_s=0.5, commit_interval_s=1.0, drain_s=5.0, map_span=5,
+    leave_after_s=60.0, make_way_s=3.0, ask_again_s=0.5, commit_interval_s=1.0, drain_s=5.0,
+    map_span=5,
     fairness=Fairness({"pro": 3.0, "free": 1.0}, ageing_s=20.0),
 )  # fmt: skip
 PARTITIONS = tuple(TopicPartition("requests", number) for number in range(3))

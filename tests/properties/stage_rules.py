@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from streams.core.events import CommitPoint, Retry, Ticket, TopicPartition, Work
 from streams.core.flight import Flight
 from streams.core.limits import StageLimits
+from streams.core.make_way import MAKES_WAY
 from streams.core.offset_map import Crashes, OffsetMap, decode_offset_map
 from streams.core.stage import StageState
+from streams.core.tiers import OFF_PEAK
 from tests.properties.stage_log import rank_of
 
 if TYPE_CHECKING:
@@ -31,13 +33,16 @@ def one_more(world: World, ticket: Ticket) -> Crashes:
 
 
 def keeps_window(limits: StageLimits, flights: Mapping[Ticket, Flight]) -> bool:
-    """Whether no partition holds more than it may, a tenant's records counting up to a bound."""
-    held = Counter((each.ticket.partition, each.work.charge.tenant_id) for each in flights.values())
+    """Whether no partition holds more than it may: a tenant's count up to a bound, off-peak none.
+
+    Of one tenant in two tiers perhaps twice as many count here; they are tests with one tier each.
+    """
+    held = Counter((each.ticket.partition, each.work.charge[:2]) for each in flights.values())
     total: Counter[TopicPartition] = Counter()
     counted: Counter[TopicPartition] = Counter()
-    for (partition, _), num in held.items():
+    for (partition, (tier, _)), num in held.items():
         total[partition] += num
-        counted[partition] += min(num, limits.window_per_tenant)
+        counted[partition] += min(num, limits.window_per_tenant) * (tier != OFF_PEAK)
     is_within = max(counted.values(), default=0) <= limits.window_high
     return is_within and max(total.values(), default=0) <= limits.look_ahead
 
@@ -107,7 +112,11 @@ def check_copy(world: World, command: Write) -> None:
     is_next_try = work.try_number == own.try_number + 1
     assert work.crashes == count
     if work.num_diverted > own.num_diverted:
-        check_diverted(world, command)
+        check_same_try(command, own)
+        if command.fault == MAKES_WAY:
+            check_made_way(world, command, own)
+        else:
+            check_diverted(world, command)
         return
     assert command.delay_s in world.limits.retry.delays_s
     assert is_next_try or count.num_alone > own.crashes.num_alone
@@ -115,13 +124,37 @@ def check_copy(world: World, command: Write) -> None:
     assert work.try_number <= world.limits.retry.max_tries
 
 
-def check_diverted(world: World, command: Retry) -> None:
-    """It is the head; the map is as good as full; all behind it is settled; it is the same try."""
-    partition, offset, _ = command.ticket
-    own, assignment = world.log.records[partition][offset][0], world.ours[partition]
+def check_same_try(command: Retry, own: Work) -> None:
+    """What steps aside has not failed."""
     assert command.work == replace(
         own, num_diverted=own.num_diverted + 1, crashes=command.work.crashes, due_s=None
     )
+
+
+def check_made_way(world: World, command: Retry, own: Work) -> None:
+    """It is off-peak, not at work, and its partition takes no more, with too few that count.
+
+    When it is said first: what is not acknowledged is said again.
+    """
+    if command.ticket in world.made_way:
+        return
+    world.made_way.add(command.ticket)
+    partition, limits = command.ticket.partition, world.limits
+    assignment = world.ours[partition]
+    records = world.log.records[partition]
+    charges = [records[each][0].charge[:2] for each in assignment.delivered - assignment.settled]
+    counted = Counter(tenant_id for tier, tenant_id in charges if tier != OFF_PEAK)
+    assert own.charge.tier == OFF_PEAK
+    assert sum(min(num, limits.window_per_tenant) for num in counted.values()) <= limits.window_low
+    assert len(charges) > limits.look_ahead - (limits.window_high - limits.window_low)
+    assert partition in world.paused
+    assert command.delay_s == limits.retry.aside_s(own.num_diverted)
+
+
+def check_diverted(world: World, command: Retry) -> None:
+    """It is the head; the map is as good as full; all behind it is settled."""
+    partition, offset, _ = command.ticket
+    assignment = world.ours[partition]
     unsettled = assignment.delivered - assignment.settled
     assert offset == min(unsettled), "not the head"
     last = max(assignment.settled | set(assignment.known.finished()))

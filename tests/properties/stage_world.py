@@ -97,6 +97,7 @@ class World:
         self.writing: dict[Ticket, Write] = {}
         self.refused: dict[Ticket, float] = {}  # and when; to be asked again
         self.dead_lettered: set[Ticket] = set()
+        self.made_way: set[Ticket] = set()
         self.committing: list[tuple[dict[TopicPartition, CommitPoint], dict[str, int]]] = []
         self.is_probing = self.is_probe_bad = self.is_sick = self.is_stage_paused = False
         self.drain_until_s: float | None = None

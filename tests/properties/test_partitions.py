@@ -7,12 +7,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streams.core.events import CommitPoint, StartOffset, Ticket, TopicPartition
+from streams.core.fair_queue import Charge
 from streams.core.offset_map import OffsetMap, decode_offset_map
 from streams.core.partitions import OurPartitions
 
 PARTITIONS = [TopicPartition("t", number) for number in range(3)]
 PARTITION = st.sampled_from(PARTITIONS)
 HIGH, LOW = 3, 1
+ACME = Charge("pro", "acme", 1.0)
 
 
 class PartitionsMachine(RuleBasedStateMachine):
@@ -65,7 +67,7 @@ class PartitionsMachine(RuleBasedStateMachine):
             assert (ticket is None) == ((partition, offset) in self.done)
             if ticket is not None:
                 self.open.add(ticket)
-                self.paused.update(self.ours.enter(partition, "acme"))
+                self.paused.update(self.ours.enter(partition, ACME))
 
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
@@ -73,7 +75,7 @@ class PartitionsMachine(RuleBasedStateMachine):
             ticket = data.draw(st.sampled_from(sorted(self.open)))
             self.open.remove(ticket)
             self.done.add((ticket.partition, ticket.offset))
-            self.paused.difference_update(self.ours.finish(ticket, "acme"))
+            self.paused.difference_update(self.ours.finish(ticket, ACME))
             assert self.ours.press_back(ticket.partition) == ((), ())
 
     @rule()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
@@ -25,6 +25,7 @@ from streams.core.events import (
 )
 from streams.core.fair_queue import Charge
 from streams.core.offset_map import NO_CRASHES, Crashes
+from streams.core.tiers import OFF_PEAK
 from tests.builders import a_fault, an_output
 from tests.properties.stage_ends import check, cooperate
 from tests.properties.stage_log import PARTITIONS, RETRY, Verdict
@@ -41,12 +42,14 @@ ENDING = Ending("rejected", "over_quota", "too much")
 FAULT = st.sampled_from([None, None, None, LATER, LATER, *FAULTS])
 VERDICT = st.sampled_from([*[None] * 12, ENDING, *FAULTS])
 CHARGES = (Charge("free", "noisy", 3.0), Charge("free", "noisy", 1.0), Charge("pro", "acme", 1.0))
+DEFERRABLE = (Charge(OFF_PEAK, "acme", 1.0),)
 
 # How often what happens. One rule with weights, because rules of equal chance rarely get a record
 # through its whole life.
 WEIGHTS = {
     "the_loop_turns": 12,
     "new_jobs_come": 4,
+    "deferrable_jobs_come": 2,
     "a_copy_comes": 3,
     "the_engine_answers": 10,
     "the_producer_answers": 10,
@@ -101,6 +104,11 @@ class StageMachine(RuleBasedStateMachine):
         keys = data.draw(st.text("ab", min_size=1, max_size=4))
         self.append_jobs(partition, gap, keys, deadline_s, data.draw(VERDICT))
 
+    def deferrable_jobs_come(self, data: st.DataObject) -> None:
+        partition, patience_s = data.draw(PARTITION), data.draw(st.sampled_from([None, None, 3.0]))
+        deadline_s = None if patience_s is None else self.world.now_s + patience_s
+        self.append_jobs(partition, 0, "aabbbb", deadline_s, None, DEFERRABLE)
+
     def append_jobs(
         self,
         partition: TopicPartition,
@@ -108,10 +116,11 @@ class StageMachine(RuleBasedStateMachine):
         keys: str,
         deadline_s: float | None,
         verdict: Verdict,
+        charges: Sequence[Charge] = CHARGES,
     ) -> None:
         for key in keys:
             self.num_jobs += 1
-            charge = CHARGES[self.num_jobs % len(CHARGES)]
+            charge = charges[self.num_jobs % len(charges)]
             work = Work(f"new-{self.num_jobs}", 1, key, deadline_s, object(), charge=charge)
             self.world.log.append(partition, gap, work, verdict)
 

@@ -10,6 +10,7 @@ from streams.core.window import Window
 
 KEYS = ("p0", "p1", "p2")
 TENANTS = ("acme", "noisy")
+NOBODY = None
 
 
 class WindowMachine(RuleBasedStateMachine):
@@ -21,14 +22,14 @@ class WindowMachine(RuleBasedStateMachine):
         self.per_tenant = data.draw(st.integers(1, high))
         self.most = data.draw(st.integers(high, 2 * high))
         self.window: Window[str] = Window(self.high, self.low, self.per_tenant, self.most)
-        self.held: dict[str, list[str]] = {key: [] for key in KEYS}
+        self.held: dict[str, list[str | None]] = {key: [] for key in KEYS}
         self.full = dict.fromkeys(KEYS, False)
 
     def num_counted(self, key: str) -> int:
         return sum(min(self.held[key].count(each), self.per_tenant) for each in TENANTS)
 
-    @rule(key=st.sampled_from(KEYS), tenant=st.sampled_from(TENANTS))
-    def enter(self, key: str, tenant: str) -> None:
+    @rule(key=st.sampled_from(KEYS), tenant=st.sampled_from((*TENANTS, NOBODY)))
+    def enter(self, key: str, tenant: str | None) -> None:
         was_full = self.full[key]
         self.held[key].append(tenant)
         is_over = self.num_counted(key) >= self.high or len(self.held[key]) >= self.most
@@ -40,7 +41,7 @@ class WindowMachine(RuleBasedStateMachine):
         if not self.held[key]:
             return
         was_full = self.full[key]
-        tenant = data.draw(st.sampled_from(sorted(self.held[key])))
+        tenant = data.draw(st.sampled_from(self.held[key]))
         self.held[key].remove(tenant)
         has_room = len(self.held[key]) <= self.most - (self.high - self.low)
         self.full[key] = was_full and not (self.num_counted(key) <= self.low and has_room)
@@ -56,6 +57,9 @@ class WindowMachine(RuleBasedStateMachine):
         assert len(self.window) == sum(map(len, self.held.values()))
         assert not any(self.full[key] and not self.held[key] for key in KEYS), "full for ever"
         assert {key: self.window.is_full(key) for key in KEYS} == self.full
+        for key in KEYS:
+            would_open = self.full[key] and self.num_counted(key) <= self.low
+            assert self.window.is_full_of_nobodys(key) == would_open
 
 
 TestWindow = WindowMachine.TestCase

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from math import inf
 from typing import Any, NamedTuple
 
 from schemas.codec import Codec, UndecodableRecord
@@ -121,7 +122,7 @@ class Evidence:
             due_s = entry.timestamp_ms / 1000 + self._delay_s[at.topic]
         self.known[at][entry.offset] = Known(
             job_id, job.run, origin.try_number, origin.crashes, entry.value, due_s,
-            job.deadline.timestamp(), origin.num_diverted,
+            inf if job.deadline is None else job.deadline.timestamp(), origin.num_diverted,
         )  # fmt: skip
         if job_id is None:
             return

@@ -39,7 +39,9 @@ from streams.core.events import (
     Ticket,
     TopicPartition,
 )
+from streams.core.make_way import MAKES_WAY
 from streams.core.offset_map import NO_CRASHES, Crashes, decode_offset_map
+from streams.core.tiers import OFF_PEAK
 from streams.engine import Task
 from streams.topology import REQUESTS_DEFERRED, VIDEOS_DONE, Stage
 from tests.properties.stage_rules import keeps_window
@@ -89,6 +91,7 @@ class Judge:
         self._world, self.evidence = world, evidence
         self._memories: dict[str, Memory] = defaultdict(Memory)
         self._verified: dict[TopicPartition, int] = {}
+        self._made_way: set[tuple[str, Ticket]] = set()  # by process
         self.deaths: Counter[Place] = Counter()  # inside the engine, since it last came out well
         self.unclean_alone: Counter[tuple[str, str, int]] = Counter()
         self.failures: Counter[tuple[str, str, int]] = Counter()
@@ -273,12 +276,21 @@ class Judge:
     def _stepped_aside(
         self, process: Process, ticket: Ticket, command: Retry, known: Known
     ) -> None:
-        """A copy that is no try further: a crash, or a head with all behind it settled."""
+        """A copy that is no try further: off-peak, or a head with all behind it settled."""
         if command.work.num_diverted == known.num_diverted:
             return
+        at, offset, limits = ticket.partition, ticket.offset, process.state.limits
+        if command.fault == MAKES_WAY:
+            held = [each for each in process.state.flights if each.partition == at]
+            is_full = len(held) > limits.look_ahead - (limits.window_high - limits.window_low)
+            is_said = (process.name, ticket) in self._made_way  # and was not acknowledged
+            if not is_said and (not is_full or command.work.charge.tier != OFF_PEAK):
+                raise Violation("make way", f"{ticket} was in nobody's way", known.job_id)
+            self._world.count["deferrable jobs that made way"] += not is_said
+            self._made_way.add((process.name, ticket))
+            return
         self._world.count["heads that stepped aside"] += 1
-        at, offset = ticket.partition, ticket.offset
-        tracker, most = process.state.ours.trackers[at], process.state.limits.map_span
+        tracker, most = process.state.ours.trackers[at], limits.map_span
         behind = range(offset + 1, offset + tracker.span)
         if tracker.commit_offset != offset or tracker.span <= 0.9 * most:
             raise Violation("head of line", f"{ticket} holds up nobody", known.job_id)

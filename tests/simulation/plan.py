@@ -13,7 +13,7 @@ from streams.core.fair_queue import Fairness
 from streams.core.limits import StageLimits
 from streams.core.offset_map import BACK_PRESSURE_SPAN
 from streams.core.retry import RetryPolicy
-from streams.core.tiers import DEFAULT_WEIGHTS
+from streams.core.tiers import DEFAULT_WEIGHTS, OFF_PEAK
 
 NUM_PARTITIONS = 6
 STAGES = ("prompt", "sampler", "decoder", "finisher")
@@ -53,7 +53,8 @@ class JobPlan:
     num_copies: int = 1
     is_misplaced: bool = False
     has_conflict: bool = False  # another request follows under the same id
-    deadline_s: float = 50_000.0
+    deadline_s: float | None = 50_000.0
+    is_deferrable: bool = False
 
     @property
     def job_id(self) -> str:
@@ -126,7 +127,7 @@ def make_plan(seed: int) -> Plan:
     """The schedule of a seed."""
     rng = random.Random(seed)
     num_faults = rng.choice((0, 3, 6, 6, 10, 14))
-    return Plan(
+    plan = Plan(
         seed=seed,
         is_incremental=rng.random() < 0.6,
         num_workers=tuple(rng.choice((1, 2, 2, 3)) for _ in STAGES),
@@ -135,6 +136,30 @@ def make_plan(seed: int) -> Plan:
         jobs=tuple(_job(rng, number) for number in range(1, rng.randint(4, 9))),
         faults=tuple(sorted((_fault(rng) for _ in range(num_faults)), key=lambda each: each.at_s)),
     )
+    return _at_night(_unhurried(plan))
+
+
+def _unhurried(plan: Plan) -> Plan:
+    """In a third of the schedules many jobs name no deadline. A generator of its own, as quotas."""
+    rng = random.Random(f"unhurried-{plan.seed}")
+    if rng.random() > 0.33:
+        return plan
+    jobs = tuple(
+        replace(each, deadline_s=None)
+        if each.behaviour != "hasty" and rng.random() < 0.6 else each
+        for each in plan.jobs
+    )  # fmt: skip
+    return replace(plan, jobs=jobs)
+
+
+def _at_night(plan: Plan) -> Plan:
+    """In a quarter of the schedules most jobs are deferrable, and windows small. Likewise."""
+    rng = random.Random(f"night-{plan.seed}")
+    if rng.random() > 0.25:
+        return plan
+    jobs = tuple(replace(each, is_deferrable=rng.random() < 0.8) for each in plan.jobs)
+    limits = replace(plan.limits, look_ahead=plan.limits.window_high)
+    return replace(plan, jobs=jobs, limits=limits)
 
 
 def _limits(rng: random.Random) -> StageLimits:
@@ -167,9 +192,10 @@ def _quotas(seed: int) -> Quotas:
     rng = random.Random(f"quotas-{seed}")
     if rng.random() > 0.35:
         return Quotas()
-    jobs = dict.fromkeys(DEFAULT_WEIGHTS, float(rng.choice((1, 2, 4))))
-    gpu_s = dict.fromkeys(DEFAULT_WEIGHTS, 4.0) if rng.random() < 0.3 else {}
-    parked = dict.fromkeys(DEFAULT_WEIGHTS, 2.0) if rng.random() < 0.2 else {}
+    payers = (*DEFAULT_WEIGHTS, OFF_PEAK)
+    jobs = dict.fromkeys(payers, float(rng.choice((1, 2, 4))))
+    gpu_s = dict.fromkeys(payers, 4.0) if rng.random() < 0.3 else {}
+    parked = dict.fromkeys(payers, 2.0) if rng.random() < 0.2 else {}
     return Quotas(jobs, gpu_s, parked, prior=Prior(fixed_s=1.0))
 
 

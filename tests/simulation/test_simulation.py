@@ -20,7 +20,8 @@ FIRST_SEED = 1
 REQUIRED = (
     *(f"fault {kind}" for kind in KINDS),
     *(f"jobs {status}" for status in ("completed", "failed", "rejected", "cancelled", "expired")),
-    "conflicts", "crash counts used", "crashes alone", "crashes inside the engine", "drains",
+    "conflicts", "crash counts used", "crashes alone", "crashes inside the engine",
+    "deferrable jobs that made way", "drains",
     "forwarded", "heads that stepped aside",
     "holds", "interleaved steps", "kills", "local holds", "lost acknowledgements",
     "lost assignments", "lost creates", "next editions", "offloads", "offset maps used",

@@ -12,6 +12,7 @@ from streams import topology
 from streams.claims import read_claim, request_sha256
 from streams.core.effective import EffectiveEndings
 from streams.core.events import TopicPartition
+from streams.core.tiers import OFF_PEAK
 from tests.simulation.evidence import DeadLettered
 from tests.simulation.faults import Outside
 from tests.simulation.judge import Violation
@@ -226,7 +227,7 @@ def _check_quotas(world: World) -> None:
                 is_misplaced = world.jobs[job.job_id].is_misplaced
                 if not is_misplaced and (job.job_id, job.run) not in seen:
                     seen.add((job.job_id, job.run))
-                    payer = number, tier_of(job.job_id), job.tenant_id
+                    payer = number, _payer_tier(world.jobs[job.job_id]), job.tenant_id
                     moments.append((entry.timestamp_ms, step, payer, job.job_id))
                     if step > 0:  # or its deadline frees its share
                         due_ms = int(1000 * job.deadline.timestamp())
@@ -238,6 +239,10 @@ def _check_quotas(world: World) -> None:
         if len(mine) > max(1, quotas.jobs[payer[1]] // quotas.num_parts):
             raise Violation("quota", f"{payer} has {sorted(mine)} in the pipeline", job_id)
     world.counts["quotas checked"] += bool(world.counts["parked"])
+
+
+def _payer_tier(job: JobPlan) -> str:
+    return OFF_PEAK if job.is_deferrable else tier_of(job.job_id)
 
 
 def _check_subscriber(world: World) -> None:

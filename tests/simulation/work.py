@@ -23,7 +23,7 @@ from streams.blobs.fences import Fences, blob_prefix
 from streams.blobs.named import blobs_of
 from streams.claims import claim_request
 from streams.core.fair_queue import Charge
-from streams.core.tiers import partition_of_job
+from streams.core.tiers import OFF_PEAK, partition_of_job
 from streams.engine import Task
 from streams.errors import InvalidRecord, Rejected
 from streams.topology import Stage
@@ -32,6 +32,8 @@ from workers.stage_work import Report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 START_S = START.timestamp()
+
+_LONGEST_RUN_S = 50_000.0  # of what names no deadline
 
 Effect = Callable[[str, int], Exception | None]
 """What working a run of a job does: nothing, or that; the process may die of it."""
@@ -76,7 +78,8 @@ def request_of(job: JobPlan, is_conflict: bool = False) -> GenerationRequest:
         prompt="another" if is_conflict else "a red circle",
         created_at=created_at,
         tier=tier_of(job.job_id),
-        deadline=created_at + timedelta(seconds=job.deadline_s),
+        deadline=None if job.deadline_s is None else created_at + timedelta(seconds=job.deadline_s),
+        is_deferrable=job.is_deferrable,
     )
 
 
@@ -161,7 +164,8 @@ class SimulatedWork:
 def charge_of(task: Task) -> Charge:
     """Tenants share what there is; some jobs cost more."""
     job = _job(task)
-    return Charge(tier_of(job.job_id), job.tenant_id, 1.0 + _number(job.job_id) % 3)
+    tier = OFF_PEAK if job.is_deferrable else tier_of(job.job_id)
+    return Charge(tier, job.tenant_id, 1.0 + _number(job.job_id) % 3)
 
 
 def _job(task: Task) -> Any:
@@ -170,8 +174,9 @@ def _job(task: Task) -> Any:
 
 
 def _admitted(request: GenerationRequest) -> Job:
-    assert request.deadline is not None, "every request of a schedule has one"
+    deadline = request.deadline or request.created_at + timedelta(seconds=_LONGEST_RUN_S)
     return Job(
         request.job_id, request.run, request.tenant_id, request.tier or "", place(request), "echo",
-        "0", 1, 16, 16, 8, 1, 1.0, 0, request.created_at, request.deadline,
+        "0", 1, 16, 16, 8, 1, 1.0, 0, request.created_at, deadline,
+        is_deferrable=request.is_deferrable,
     )  # fmt: skip

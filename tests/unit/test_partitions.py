@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from streams.core.events import StartOffset, Ticket
+from streams.core.fair_queue import Charge
 from streams.core.offset_map import BACK_PRESSURE_SPAN, Crashes, OffsetMap
 from streams.core.partitions import OurPartitions
 from tests.builders import P0, P1, a_start_offset
 from tests.unit.staging import a_point
+
+ACME = Charge("pro", "acme", 1.0)
 
 
 def some_partitions(*starts: StartOffset) -> OurPartitions:
@@ -18,8 +21,8 @@ def some_partitions(*starts: StartOffset) -> OurPartitions:
 def work(ours: OurPartitions, offset: int) -> None:
     ticket = ours.deliver(P0, offset)
     assert ticket is not None
-    ours.enter(P0, "acme")
-    ours.finish(ticket, "acme")
+    ours.enter(P0, ACME)
+    ours.finish(ticket, ACME)
 
 
 def test_epochs_never_repeat() -> None:
@@ -72,8 +75,8 @@ def test_what_was_touched_and_is_as_before_is_not_said() -> None:
 def test_a_full_window_closes_and_an_empty_one_opens() -> None:
     ours = some_partitions(a_start_offset())
     tickets = [ours.deliver(P0, 0), ours.deliver(P0, 1)]
-    assert [ours.enter(P0, "acme"), ours.enter(P0, "acme")] == [(), (P0,)]
-    assert [ours.finish(each, "acme") for each in tickets if each] == [(), (P0,)]
+    assert [ours.enter(P0, ACME), ours.enter(P0, ACME)] == [(), (P0,)]
+    assert [ours.finish(each, ACME) for each in tickets if each] == [(), (P0,)]
 
 
 def test_a_long_map_closes_until_it_is_short() -> None:
@@ -81,12 +84,12 @@ def test_a_long_map_closes_until_it_is_short() -> None:
     first, last = ours.deliver(P0, 0), ours.deliver(P0, BACK_PRESSURE_SPAN - 1)
     assert first
     assert last
-    ours.enter(P0, "acme")
-    ours.finish(last, "acme")
+    ours.enter(P0, ACME)
+    ours.finish(last, ACME)
     assert ours.press_back(P0) == ((P0,), ())
     assert ours.press_back(P0) == ((), ())
-    ours.enter(P0, "acme")
-    ours.finish(first, "acme")
+    ours.enter(P0, ACME)
+    ours.finish(first, ACME)
     assert ours.press_back(P0) == ((), (P0,))
 
 
