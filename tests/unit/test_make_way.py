@@ -25,6 +25,7 @@ from streams.core.fair_queue import Charge
 from streams.core.flight import Phase
 from streams.core.flights import EXPIRED
 from streams.core.gate import Why
+from streams.core.limits import StageLimits
 from streams.core.make_way import MAKES_WAY
 from streams.core.offset_map import Crashes
 from streams.core.retry import RetryPolicy
@@ -134,3 +135,20 @@ def test_what_waits_past_its_deadline_in_a_full_window_ends() -> None:
     commands = [each for each in stage.at(5.0)(TURN) if not isinstance(each, Commit)]
     assert commands[0] == End(a_ticket(1), off_peak(1, deadline_s=4.0).work, EXPIRED)
     assert [each.ticket.offset for each in commands[1:] if isinstance(each, Retry)] == [5, 6, 7]
+
+
+def test_who_is_behind_a_thousand_deferrable_jobs_is_seen_within_a_minute() -> None:
+    stage = Stage(a_delivery(0), TURN, limits=StageLimits(max_batches=1, batch_max=1))
+    offset, is_paused = 1, False
+    while offset <= 1000:
+        stage.at(stage.now_s + 0.1)
+        commands = stage(TURN)
+        while commands:
+            is_paused |= Pause((P0,)) in commands
+            is_paused &= Resume((P0,)) not in commands
+            asides = [each for each in commands if isinstance(each, Retry)]
+            commands = stage(*(Acknowledged(each.ticket) for each in asides))
+        while not is_paused and offset <= 1000:
+            is_paused = Pause((P0,)) in stage(off_peak(offset, f"tenant-{offset % 7}"))
+            offset += 1
+    assert stage.now_s < 60.0
