@@ -149,7 +149,7 @@ def bytes_from_outside_run_nothing(module: Module) -> Iterator[str]:
 def broad_handlers_raise_again(module: Module) -> Iterator[str]:
     """`except Exception` ends in `raise`, but in the loops that decide a record's fate."""
     engines = {f"workers/{name}engine.py" for name in ("", "batch_", "step_")}
-    if module.path in engines | {"streams/runner.py"}:
+    if module.path in engines | {"workers/step_ladder.py", "streams/runner.py"}:
         return
     for node in ast.walk(module.tree):
         if not isinstance(node, ast.ExceptHandler):

@@ -46,6 +46,7 @@ from streams.errors import (
     InvalidRecord,
     OutOfMemory,
     PipelineError,
+    RetryableError,
     SettingsError,
     SickHost,
 )
@@ -310,6 +311,29 @@ class RowEngine(ABC):
             self._completions.put(Probed(is_ok=False, is_local=getattr(error, "is_local", True)))
         else:
             self._completions.put(Probed(is_ok=True))
+
+    def _unless_sick(self, error: Exception) -> Exception:
+        """What an error from the device is as a failure of one of the rows that met it.
+
+        A device may refuse a shape, and no more: a job that is known to be good tells. Not to be
+        asked in an `except` block, which keeps what the rows hold.
+
+        Raises:
+            SickHost: the built-in good job fails too.
+        """
+        if not isinstance(error, SickHost):
+            return error
+        if error.reason_code != "device_failed":
+            raise error
+        try:
+            self._fenced.work.probe()
+        except (FatalError, SettingsError):
+            raise
+        except Exception as found:
+            log_failure(found)
+        else:
+            return RetryableError(str(error), reason_code=error.reason_code)
+        raise error
 
     def _announce(
         self,

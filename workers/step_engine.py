@@ -16,7 +16,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from queue import Empty
@@ -34,6 +33,7 @@ from workers.fenced import FencedWork, Prepared
 from workers.holding import LONGEST_WAIT_S, Hold
 from workers.learned_caps import LearnedCaps
 from workers.stage_work import SteppedWork
+from workers.step_ladder import StepLadder
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,6 @@ PARTING_S = 5.0
 KEEP_CAPS_EVERY_S = 60.0
 
 _BatchKey = tuple[Hashable, Ticket | None]
-
-
-class _Rung(Enum):
-    """Of the ladder that a forward climbs down for want of memory."""
-
-    WHOLE = auto()
-    FREED = auto()  # what was cached is given back
-    SPLIT = auto()  # guidance goes through a forward of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +99,7 @@ class StepEngine(RowEngine):
         self._parting: list[Future[None]] = []  # checkpoints of jobs that went unfinished
         self._storing: set[Ticket] = set()  # results that are not told of yet, perhaps
         self._num_places = 0  # that were told of last
+        self._ladder = StepLadder(cast(SteppedWork, fenced.work), self._cap, self._unless_sick)
         super().__init__(fenced, worker, io_threads, held, computed)
 
     @property
@@ -226,8 +219,7 @@ class StepEngine(RowEngine):
         (key, _), began_s = jobs[0].key, time.monotonic()
         try:
             rows = sum(self._work.width(job.state) for job in jobs)
-            rung = _Rung.WHOLE if self._cap(key).has_room(rows) else _Rung.SPLIT
-            outcomes = self._outcomes(key, [job.state for job in jobs], rung)
+            outcomes = self._ladder.outcomes(key, [job.state for job in jobs])
             step_s = time.monotonic() - began_s
             nexts = [self._next(*each) for each in zip(tickets, outcomes, strict=True)]
         except SickHost as error:  # the jobs are where they were
@@ -368,7 +360,7 @@ class StepEngine(RowEngine):
             return
         self._announce(task, "preview", step=num_done, num_steps=num_steps, preview=preview)
 
-    # ---- one step, whatever it takes
+    # ---- who shares a forward
 
     def _batch_key(self, ticket: Ticket, state: Any) -> _BatchKey:
         return self._work.step_key(state), ticket if self._work.is_alone(state) else None
@@ -386,65 +378,3 @@ class StepEngine(RowEngine):
                 work.memory_bytes(),
             )  # fmt: skip
         return self._learned
-
-    def _outcomes(self, key: Hashable, states: Sequence[Any], rung: _Rung) -> Sequence[Any]:
-        """The next state of each, or why it has none; every job is judged by itself.
-
-        A forward that finds no memory is done again: with the cache freed, with guidance in a
-        forward of its own, with half of the jobs, with each alone. One that fails otherwise, on a
-        device that is well, in halves until the job is found whose row does it. Always outside of
-        the `except` block, for a traceback keeps a batch's tensors.
-        """
-        error: Exception
-        began_s = time.monotonic()
-        rows, cap = sum(self._work.width(state) for state in states), self._cap(key)
-        try:
-            self._work.peak_bytes()  # of what failed, was split or was no step: it says nothing
-            outcomes = self._work.step(states, is_split=rung is _Rung.SPLIT)
-        except (FatalError, SettingsError):
-            raise
-        except Exception as caught:  # anything that a forward can raise is one of its rows' failure
-            log_failure(caught)
-            error = without_tensors(caught, rows)
-        else:
-            assert len(outcomes) == len(states), "a step answers every job"
-            if rung is _Rung.SPLIT:
-                cap.succeeded()
-            else:
-                cap.took(rows, time.monotonic() - began_s, self._work.peak_bytes())
-            return outcomes
-        if isinstance(error, SickHost):
-            error = self._unless_sick(error)
-        if isinstance(error, OutOfMemory):
-            self._work.free_memory()
-            if rung is _Rung.WHOLE:
-                return self._outcomes(key, states, _Rung.FREED)
-            cap.found_no_memory(rows)
-            if rung is _Rung.FREED and rows > len(states):
-                return self._outcomes(key, states, _Rung.SPLIT)
-            error = OutOfMemory(str(error), {**error.evidence, "cap-rows": str(cap.rows)})
-        if len(states) == 1:
-            return (error,)
-        middle = len(states) // 2
-        return [
-            *self._outcomes(key, states[:middle], rung),
-            *self._outcomes(key, states[middle:], rung),
-        ]
-
-    def _unless_sick(self, error: SickHost) -> Exception:
-        """The failure of one of the rows, if the device is well: it may refuse a shape, no more.
-
-        Raises:
-            SickHost: the built-in good job fails too.
-        """
-        if error.reason_code != "device_failed":
-            raise error
-        try:
-            self._work.probe()
-        except (FatalError, SettingsError):
-            raise
-        except Exception as found:
-            log_failure(found)
-        else:
-            return RetryableError(str(error), reason_code=error.reason_code)
-        raise error

@@ -406,7 +406,7 @@ MUTANTS = (
     ),
     Mutant(
         "tries again what found no memory",
-        _STEPS,
+        "workers/step_ladder.py",
         "            cap.found_no_memory(rows)\n",
         "",
         ("tests/unit/test_step_engine.py", "tests/unit/test_step_engine_ends.py"),
