@@ -67,15 +67,24 @@ class MicroBatchEngine(RowEngine):
         self._hand_off(self._complete, self._completes, done, timing)
 
     def _patiently(self, rows: Sequence[tuple[Ticket, Prepared]]) -> Sequence[Any]:
-        """The batch's results; a sick host is waited for while somebody waits for them."""
+        """The batch's results; a sick host is waited for while somebody waits for them.
+
+        Raises:
+            Exception: whatever a batch can raise, or `RetryableError`: a device that is well
+                refuses one of its rows.
+        """
         inputs = [prepared.inputs for _, prepared in rows]
         report = self._reporter(rows)
         with self._holding.patiently() as hold:
             while True:
                 try:
                     return self._work.compute(inputs, report)
-                except SickHost as error:
-                    hold.sit_out(error)
+                except SickHost as caught:
+                    error = without_tensors(caught, len(rows))
+                try:
+                    raise self._unless_sick(error)
+                except SickHost as sick:
+                    hold.sit_out(sick)
                 if not any(ticket in self._live for ticket, _ in rows):
                     raise _Abandoned
 

@@ -24,6 +24,14 @@ from tests.builders import a_ticket
 from tests.unit.engine_rig import Rig, latents_of, raising, tasks_of, wait_until
 from workers.stage_work import Report
 
+REFUSED = "CUDA error: invalid configuration"
+
+
+def device_failure() -> SickHost:
+    """What a device says of itself, or of one row's shape."""
+    return SickHost(REFUSED, reason_code="device_failed")
+
+
 # ---- hold
 
 
@@ -47,6 +55,48 @@ def test_a_sick_host_under_a_computation_is_waited_for_and_nobody_fails(rig: Rig
         assert {type(each) for each in rig.wait_for(2)} == {Emitted}
         assert rig.work.batches == 3 * [["a", "b"]]
         assert rig.held == 2 * ["sick_host"]
+
+
+def test_a_device_that_fails_the_good_job_too_is_waited_for_and_nobody_fails(rig: Rig) -> None:
+    with rig:
+        hold, probe = (raising(device_failure(), times=2) for _ in range(2))
+        rig.work.on_compute = lambda job_ids, report: hold(job_ids[0])
+        rig.work.on_probe = lambda: probe("built in")
+        rig.start(*tasks_of("a", "b"))
+        assert {type(each) for each in rig.wait_for(2)} == {Emitted}
+        assert rig.work.batches == 3 * [["a", "b"]]
+        assert rig.held == 2 * ["device_failed"]
+        rig.wait_for_word(2)
+        assert rig.words == [HostSick("device_failed", REFUSED, is_local=True), HostWell()]
+
+
+def test_a_row_that_a_device_which_is_well_refuses_is_found_and_counts_a_try(rig: Rig) -> None:
+    with rig:
+        refused = raising(device_failure(), "bad")
+
+        def compute(job_ids: Sequence[str], report: Report) -> None:
+            for job_id in job_ids:
+                refused(job_id)
+
+        rig.work.on_compute = compute
+        rig.start(*tasks_of("a", "bad", "b"))
+        answers = rig.wait_for(3)
+        assert [type(each) for each in answers] == [Emitted, Failed, Emitted]
+        fault = answers[1].fault  # type: ignore[union-attr]
+        assert (fault.fate, fault.reason_code) == (Fate.LATER, "device_failed")
+        assert (rig.held, rig.words) == ([], []), "nobody waited"
+
+
+def test_a_good_job_that_finds_the_context_lost_ends_the_process(rig: Rig) -> None:
+    """A record may have done that: with it inside, it counts as a crash."""
+    with rig:
+        hold, probe = raising(device_failure()), raising(FatalError("an assert in a kernel"))
+        rig.work.on_compute = lambda job_ids, report: hold(job_ids[0])
+        rig.work.on_probe = lambda: probe("built in")
+        rig.start(*tasks_of("a"))
+        with pytest.raises(FatalError, match="an assert"):
+            rig.wait_for(1)
+        assert rig.answers == []
 
 
 @pytest.mark.parametrize("worth_a_thread_s", [math.inf])  # rows begin on the engine thread
