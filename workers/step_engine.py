@@ -150,8 +150,7 @@ class StepEngine(RowEngine):
             if ticket not in self._live:
                 continue
             try:
-                state = self._opened(prepared.inputs)
-                key = self._batch_key(ticket, state)
+                state, key = self._begun(ticket, prepared.inputs)
             except (FatalError, SettingsError):
                 raise
             except SickHost as error:
@@ -172,6 +171,19 @@ class StepEngine(RowEngine):
         if not self._jobs:
             self._end_hold()
         self._offer_places()
+
+    def _begun(self, ticket: Ticket, inputs: Any) -> tuple[Any, _BatchKey]:
+        """A job's state before its first step here, and the batch key of that.
+
+        Raises:
+            SickHost: the device may be asked for it.
+        """
+        try:
+            state = self._opened(inputs)
+            return state, self._batch_key(ticket, state)
+        except SickHost as caught:
+            error = without_tensors(caught, 1)
+        raise self._unless_sick(error)
 
     def _opened(self, inputs: Any) -> Any:
         """A job's state; where there is no memory for it, once more with the cache freed.
@@ -251,11 +263,12 @@ class StepEngine(RowEngine):
             if num_done < num_steps:
                 return self._batch_key(ticket, outcome)
             return self._work.result(outcome)
-        except (FatalError, SettingsError, SickHost):
+        except (FatalError, SettingsError):
             raise
-        except Exception as error:
-            log_failure(error)
-            return without_tensors(error, self._work.width(outcome))
+        except Exception as caught:
+            log_failure(caught)
+            error = without_tensors(caught, self._work.width(outcome))
+        return self._unless_sick(error)
 
     def _take(self, ticket: Ticket, job: _Job, state: Any, next_: Any) -> None:
         """A job's step has come out; `next_` as above."""

@@ -59,7 +59,7 @@ def test_a_job_that_cannot_begin_on_a_sick_device_begins_when_it_is_well(rig: St
         if left:
             raise left.pop()
 
-    rig.steps.on_open = on_open
+    rig.steps.on_open, rig.steps.on_probe = on_open, failing_probe
     rig.start(*tasks_of("a-2"))
     (answer,) = rig.wait_for(1)
     assert isinstance(answer, Emitted)
@@ -80,11 +80,29 @@ def test_a_device_that_fails_between_two_steps_is_waited_for(
             raise left.pop()
 
     setattr(rig.steps, hook, sick)
+    rig.steps.on_probe = failing_probe
     rig.start(*tasks_of("a-3", "b-3"))
     answers = rig.wait_for(2)
     assert [type(each) for each in answers] == [Emitted, Emitted]
     rig.wait_for_word(2)
     assert rig.words == [HostSick("device_failed", "refused", is_local=True), HostWell()]
+
+
+@pytest.mark.parametrize("hook", ["on_open", "on_step_key", "on_result"])
+def test_a_job_that_a_device_which_is_well_refuses_outside_of_a_step_counts_a_try(
+    rig: StepRig, hook: str
+) -> None:
+    def refused(asked: State | str) -> None:
+        if "bad-3" in (asked, getattr(asked, "job_id", None)):
+            raise SickHost("CUDA error: invalid configuration", reason_code="device_failed")
+
+    setattr(rig.steps, hook, refused)
+    rig.start(*tasks_of("a-3", "bad-3", "b-3"))
+    answers = rig.wait_for(3)
+    assert [type(each) for each in answers] == [Emitted, Failed, Emitted]
+    assert isinstance(answers[1], Failed)
+    assert (answers[1].fault.fate, answers[1].fault.reason_code) == (Fate.LATER, "device_failed")
+    assert (rig.held, rig.words) == ([], []), "nobody waited"
 
 
 def test_nothing_is_asked_of_a_lost_device_outside_of_a_step(rig: StepRig) -> None:
