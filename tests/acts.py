@@ -2,6 +2,7 @@
 
     sigkill, segfault, oom    the process dies: by SIGKILL, a segmentation fault, the kernel for
                               want of memory
+    assert                    an assert in one of its kernels ends the process's CUDA context
     fail2                     fails in a way that time may mend, and does after two tries
     weird                     fails for ever with an error that nobody foresaw
     bad                       can never be worked
@@ -17,8 +18,10 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from streams.errors import InvalidRecord, OutOfMemory, RetryableError
+from workers.torch_device import device_faults
 
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 _LIMIT_BYTES = 300 * 1024 * 1024
@@ -53,6 +56,12 @@ def _oom() -> None:
     taken = []
     while True:
         taken.append(bytearray(os.urandom(1024 * 1024)))
+
+
+def _assert() -> None:
+    cuda: Any = "cuda:0"
+    with device_faults(cuda, 1, "17x64x64"):
+        raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 def can_limit_memory() -> bool:
@@ -91,6 +100,7 @@ _ACTS: Mapping[str, Callable[[], None]] = {
     "sigkill": _sigkill,
     "segfault": _segfault,
     "oom": _oom,
+    "assert": _assert,
     "weird": _weird,
     "bad": _bad,
     "full": _full,

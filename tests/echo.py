@@ -28,7 +28,7 @@ from schemas.records import (
 )
 from streams.blobs.base import BlobStore
 from streams.engine import Task
-from streams.errors import PipelineError
+from streams.errors import FatalError, PipelineError
 from streams.settings import Settings
 from streams.topology import Stage
 from tests.acts import act
@@ -73,6 +73,8 @@ class EchoWork:
         self._num_acts[job_id] += 1
         try:
             act(self.stage, job_id, self._num_acts[job_id] - 1)
+        except FatalError:
+            raise
         except (PipelineError, ArithmeticError) as error:  # this row's failure
             return error
         return record

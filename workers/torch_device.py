@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streams.errors import OutOfMemory, SettingsError, SickHost
+from streams.errors import FatalError, OutOfMemory, SettingsError, SickHost
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -110,6 +110,18 @@ _NO_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 _DEVICE_FAILED = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error")
+#: What a kernel may do by what it was given. CUDA ends the process's context for it: every later
+#: call fails, whoever's it is. In a message's first line; below it torch speaks of asserts always.
+_CONTEXT_LOST = (
+    "device-side assert triggered",
+    "illegal memory access was encountered",
+    "illegal instruction was encountered",
+    "misaligned address",
+    "invalid program counter",
+    "not supported on global/shared address space",
+    "unspecified launch failure",
+    "launch timed out and was terminated",
+)
 
 
 def install(transformer: Any, place: Place) -> Any:
@@ -199,6 +211,8 @@ def device_faults(
 
     Raises:
         OutOfMemory: with shape, rows, free and total bytes as evidence.
+        FatalError: `device_context_lost`; a row may have done it, so with rows inside the engine it
+            counts as a crash, and another process may go on with the device.
         SickHost: `device_failed`; the device will not work again before somebody looks at it, or it
             refuses a shape: a job that is known to be good can tell.
     """
@@ -217,9 +231,12 @@ def device_faults(
                 "total-bytes": str(total),
             }
             raise OutOfMemory(f"no memory for {num_rows} rows of {shape}", evidence) from error
+        first_line = text.partition("\n")[0]
+        said = f"{device}: {first_line[:200]}"
+        if any(sign in first_line for sign in _CONTEXT_LOST):
+            raise FatalError(said, reason_code="device_context_lost") from error
         if any(sign in text for sign in _DEVICE_FAILED):
-            first_line = text.partition("\n")[0]
-            raise SickHost(f"{device}: {first_line[:200]}", reason_code="device_failed") from error
+            raise SickHost(said, reason_code="device_failed") from error
         raise
 
 

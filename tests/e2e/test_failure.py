@@ -48,7 +48,7 @@ def test_ten_bad_jobs_in_a_row_make_a_worker_probe_itself_and_stop_nobody(scene:
 
 
 def test_killers_end_as_dead_letters_and_their_neighbours_complete(scene: Scene) -> None:
-    killers = {"sampler": "sigkill", "decoder": "segfault"}
+    killers = {"sampler": "sigkill", "decoder": "segfault", "prompt": "assert"}
     if acts.can_limit_memory():  # else the kernel cannot be made to kill here
         killers["finisher"] = "oom"
     jobs = {place: f"{name}.{place}.1" for place, name in killers.items()}

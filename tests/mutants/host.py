@@ -27,4 +27,18 @@ MUTANTS = (
         "        is_last = fault.fate is Fate.LATER\n",
         ("tests/unit/test_stage_breaker.py", "tests/unit/test_stage_fates.py"),
     ),
+    Mutant(
+        "takes a device that refuses a shape for a sick one",
+        "workers/engine.py",
+        "            return RetryableError(str(error), reason_code=error.reason_code)\n",
+        "            raise error\n",
+        ("tests/unit/test_engine_sick.py",),
+    ),
+    Mutant(
+        "holds for a CUDA context that is lost for good",
+        "workers/torch_device.py",
+        "            raise FatalError(said,",
+        "            raise SickHost(said,",
+        ("tests/unit/test_device_faults.py",),
+    ),
 )

@@ -137,13 +137,13 @@ def test_a_device_that_fails_between_two_steps_is_a_sick_host(
     stages: Stages, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def lost(self: WanDenoiser, *args: Any) -> Any:
-        raise RuntimeError("CUDA error: unspecified launch failure")
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
 
     sampler = stages.sampler
     (record,) = work_through(stages.prompt, renamed(GUIDED[:1], f"lost-{method}"))
     inputs = sampler.fetch(Task(record, 2, b""))
     monkeypatch.setattr(WanDenoiser, method, lost)
-    with pytest.raises(SickHost, match="launch failure"):  # noqa: PT012 - whichever asks for it
+    with pytest.raises(SickHost, match="ECC error"):  # noqa: PT012 - whichever asks for it
         state = sampler.open(inputs)
         sampler.step_key(state)
         sampler.result(state)
