@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import GenerationRequest, JobEvent, VideoDone
 from streams.client.connection import BrokerUnreachable, Connection
+from streams.client.consumer import Consumer
 from streams.topology import JOB_EVENTS, REQUESTS, VIDEOS_DONE
 
 STALL_S = 30.0
@@ -109,8 +110,8 @@ async def open_log(
 @asynccontextmanager
 async def open_consumer(connection: Connection) -> AsyncIterator[Any]:
     """A started consumer, member of no group, to be assigned; what nobody sought begins at 0."""
-    consumer = AIOKafkaConsumer(
-        **connection.options(),
+    consumer = Consumer(
+        connection,
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",

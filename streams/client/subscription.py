@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
@@ -20,6 +20,7 @@ from aiokafka.errors import (
 from schemas.codec import Codec
 from schemas.records import VideoDone
 from streams.client.connection import ClientError, Connection
+from streams.client.consumer import Consumer
 from streams.client.log_reader import decode_or_skip, poll_gently, stop_quietly
 from streams.topology import VIDEOS_DONE
 
@@ -60,8 +61,8 @@ async def subscribe(
 
 def group_consumer(connection: Connection, group: str) -> Any:
     """A member of `group`, to be subscribed and started; it commits what it is told to."""
-    return AIOKafkaConsumer(
-        **connection.options(),
+    return Consumer(
+        connection,
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="none",  # never a silent skip

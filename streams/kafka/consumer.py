@@ -284,8 +284,7 @@ def _headers(message: Message) -> Headers:
     except (SystemError, UnicodeDecodeError):  # by the client's version
         # Asked again, the message would give a list that is not whole, and not safe to touch.
         message.set_headers([])
-        log.warning(
-            "headers not readable", extra={"topic": message.topic(), "offset": message.offset()}
-        )
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        log.warning("headers not readable of %s[%s]@%s", topic, partition, offset)
         return ()
     return tuple(found)

@@ -12,10 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition as ClientsPartition
-from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.produce import ProduceRequest
-from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from streams.core.events import Delivered, Event, TopicPartition, Work
@@ -25,21 +21,13 @@ from streams.kafka.config import consumer_config, tail_config
 from streams.kafka.consumer import KafkaSource
 from streams.kafka.tail import KafkaTail
 from streams.settings import Settings
+from tests.contract.foreign_batches import Headers, Unreadable, write_batches
 
 DEADLINE_S = 30.0
 
 
-class Unreadable(str):
-    """A header's name that is no UTF-8 on the wire."""
-
-    __slots__ = ()
-
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        return b"bad-\xff"
-
-
-SOUND: list[tuple[str, bytes]] = [("good", b"h")]
-BAD: list[tuple[str, bytes]] = [("before", b"b"), (Unreadable("bad"), b"h"), ("after", b"a")]
+SOUND: Headers = [("good", b"h")]
+BAD: Headers = [("before", b"b"), (Unreadable("bad"), b"h"), ("after", b"a")]
 NUM_BEFORE = 50
 """Calls that were often made Python makes in another way, which looks less closely at results."""
 WRITTEN = NUM_BEFORE * [SOUND] + [BAD, SOUND]
@@ -64,24 +52,9 @@ def place(request: pytest.FixtureRequest) -> Place:
     place = Place(settings, f"headers-{uuid.uuid4().hex[:8]}")
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     admin.create_topics([NewTopic(place.topic, 1, 1)])[place.topic].result(DEADLINE_S)
-    asyncio.run(write(place))
+    batches = [[(b"k", b"v", headers)] for headers in WRITTEN]
+    asyncio.run(write_batches(broker.bootstrap, place.topic, 0, batches))
     return place
-
-
-async def write(place: Place) -> None:
-    client = AIOKafkaClient(bootstrap_servers=place.settings.bootstrap)
-    await client.bootstrap()
-    try:
-        await client._wait_on_metadata(place.topic)
-        leader = client.cluster.leader_for_partition(ClientsPartition(place.topic, 0))
-        for headers in WRITTEN:
-            batch = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 1 << 20)
-            batch.append(0, int(1000 * time.time()), b"k", b"v", headers)
-            batches = [(place.topic, [(0, bytes(batch.build()))])]
-            answer: Any = await client.send(leader, ProduceRequest(None, -1, 10_000, batches))
-            assert answer.topics[0][1][0][1] == 0, "an error code"
-    finally:
-        await client.close()
 
 
 def told(tasks: list[Task]) -> list[tuple[int, bytes | None, tuple[Any, ...]]]:
