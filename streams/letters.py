@@ -20,7 +20,7 @@ from schemas.records import GenerationRequest, JobEvent
 from streams.core.events import DeadLetter, Headers, Output, Park, Retry
 from streams.core.offset_map import NO_CRASHES, Crashes
 from streams.engine import Task
-from streams.topology import REQUESTS_DEFERRED, Stage, retry_topic
+from streams.topology import RECORD_MAX_BYTES, REQUESTS_DEFERRED, Stage, retry_topic
 
 RETRY_PREFIX = "reel-retry-"
 DLT_PREFIX = "reel-dlt-"
@@ -112,8 +112,9 @@ def dead_letter(
     `reel-dlt-` headers, all text: stage, topic, partition, offset, timestamp-ms (of the original),
     run, try, crashes, crashes-alone, fault-class, reason-code, message (which never holds prompt
     text), worker, versions, evidence-NAME; and where the original is too large for the topic, the
-    BlobRef of it as blob-uri, blob-sha256, blob-size-bytes, blob-media-type: then there is no value
-    and there are no headers of the original here; `pack_original` says what the blob holds.
+    BlobRef of it as blob-uri, blob-sha256, blob-size-bytes, blob-media-type: then there is no
+    value, there are no headers of the original here, nor its key if that alone is larger than any
+    record of ours; `pack_original` says what the blob holds.
     `kafka_dlt-original-*` are Spring's, for tools that know those: integers in network order.
     """
     origin, work, fault = origin_of(task), command.work, command.fault
@@ -140,12 +141,16 @@ def dead_letter(
         ("kafka_dlt-original-offset", origin.offset.to_bytes(8, "big", signed=True)),
         ("kafka_dlt-original-timestamp", origin.timestamp_ms.to_bytes(8, "big", signed=True)),
     )
-    original = () if command.blob else _original(task)
+    key, value, original = task.key, task.value, _original(task)
+    if command.blob:
+        value, original = None, ()
+        # Compressed, a record with any key may come, and we compress nothing.
+        key = None if key is not None and len(key) > RECORD_MAX_BYTES else key
     return Output(
         stage.dead_letters,
         task.partition,
-        task.key,
-        None if command.blob else task.value,
+        key,
+        value,
         (*original, *spring, *_encoded(DLT_PREFIX, added), *command.blob),
         timestamp_ms=max(0, origin.timestamp_ms),
     )

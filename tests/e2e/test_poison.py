@@ -171,6 +171,44 @@ def test_another_request_under_a_used_key_is_a_dead_letter_and_the_first_complet
     assert (statuses, reasons) == (["completed"], ["idempotency_conflict"])
 
 
+@pytest.mark.parametrize("large", ["key", "header"])
+def test_a_misplaced_request_that_fits_its_topic_only_compressed_is_a_dead_letter_and_fails(
+    pipeline: Pipeline, large: str
+) -> None:
+    """We compress nothing: it cannot be forwarded, and neither its key nor the rest be a letter."""
+    settings = pipeline.settings
+    assert settings.model is not None
+    name, card, store = uuid.uuid4().hex, read_card(settings.model), open_store(pipeline.blobs_uri)
+    bench = a_bench(name, 0, card, store)
+    elsewhere = (a_place(pipeline, bench) + 1) % settings.partitions
+    producer = Producer({
+        "bootstrap.servers": pipeline.bootstrap, "message.max.bytes": 2_000_000,
+        "compression.type": "gzip",
+    })  # fmt: skip
+    much = b"x" * 400_000
+    key, headers = (much, ()) if large == "key" else (b"k", (("big", much),))
+    request = CODEC.encode(bench.request())
+    with Tail(pipeline.bootstrap, [VIDEOS_DONE, dead_letter_topic(REQUESTS)]) as tail:
+        place = produce(producer, REQUESTS, elsewhere, request, key, headers)
+        letters: list[dict[str, str]] = []
+        ended: list[VideoDone] = []
+        give_up_s = time.monotonic() + GIVE_UP_S
+        while not (letters and ended):
+            assert time.monotonic() < give_up_s, (letters, ended)
+            for message in tail.read():
+                if message.topic() == VIDEOS_DONE:
+                    value = message.value()
+                    assert value is not None
+                    done = CODEC.decode(value, VideoDone)
+                    ended += [done] if done.job_id == bench.job.job_id else []
+                    continue
+                found = texts(tuple(message.headers() or ()), DLT_PREFIX)  # type: ignore[arg-type]
+                where = (found["topic"], int(found["partition"]), int(found["offset"]))
+                letters += [found] if where == place else []
+    assert [found["reason-code"] for found in letters] == ["record_too_large"]
+    assert [(done.status, done.reason_code) for done in ended] == [("failed", "record_too_large")]
+
+
 def test_the_readme_shows_the_table() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert readme_table() in readme

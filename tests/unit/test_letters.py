@@ -195,6 +195,16 @@ def test_an_original_that_lies_in_a_blob_is_not_in_its_dead_letter() -> None:
     assert "ce_id" not in dict(letter.headers)
 
 
+@pytest.mark.parametrize(("size", "is_kept"), [(64 * 1024, True), (64 * 1024 + 1, False)])
+def test_beside_a_blob_a_key_stays_unless_it_may_be_what_is_too_large(
+    size: int, is_kept: bool
+) -> None:
+    task = a_task(key=b"k" * size, headers=THEIRS)
+    assert dead(task).key == task.key
+    letter = dead(task, blob=(("reel-dlt-blob-uri", b"file:///blob"),))
+    assert letter.key == (task.key if is_kept else None)
+
+
 def test_a_packed_original_holds_all_of_it() -> None:
     task = a_task(offset=41, key=None, value=b"\xff", headers=THEIRS)
     assert json.loads(pack_original(task)) == {
