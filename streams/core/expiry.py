@@ -73,7 +73,7 @@ class ExpiryBook:
 
     Times are seconds since the epoch by one clock. `grace_s` is left to running stages;
     `keep_s` is how long a wish for a run that nobody has requested is remembered, `marker_s` how
-    long the ending of one (its request may be read later).
+    long the ending of a run.
 
     >>> book, key = ExpiryBook(grace_s=5, keep_s=100, marker_s=10), RunKey("acme", "order-7", 1)
     >>> book.requested(key, deadline_s=60, payload="request", now_s=0)
@@ -119,10 +119,14 @@ class ExpiryBook:
         self._seen(key, entry, deadline_s)
 
     def ended(self, key: RunKey, now_s: float) -> None:
-        """The run's VideoDone was seen, or there is nothing to end."""
-        if self._entries.pop(key, None) is None:
-            self._ended.pop(key, None)
-            self._ended[key] = now_s + self._marker_s
+        """The run's VideoDone was seen; what came before it in another topic may be read later."""
+        self.let_go(key)
+        self._ended.pop(key, None)
+        self._ended[key] = now_s + self._marker_s
+
+    def let_go(self, key: RunKey) -> None:
+        """There is nothing to end, as far as is known."""
+        self._entries.pop(key, None)
         self._next.discard(key)
 
     def cancel_wished(self, key: RunKey, now_s: float) -> None:
@@ -146,7 +150,7 @@ class ExpiryBook:
     def due(self, now_s: float, limit: int) -> list[Due]:
         """At most so many of what is due, the longest overdue first; each is handed out once.
 
-        It comes back by `again`, `redriven` or `rearmed`, and is gone by `ended`.
+        It comes back by `again`, `redriven` or `rearmed`, and is gone by `ended` or `let_go`.
         """
         self._forget(now_s)
         handed: list[Due] = []

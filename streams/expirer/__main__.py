@@ -28,7 +28,7 @@ from streams.topology import JOB_CONTROL, REQUESTS, VIDEOS_DONE
 log = logging.getLogger(EXPIRER)
 
 MARKER_S = 3600.0
-"""How long the ending of a run is remembered whose request has not been read."""
+"""How long the ending of a run is remembered: what came before it may be read later."""
 
 
 def main(arguments: list[str]) -> int:

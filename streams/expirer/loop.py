@@ -220,7 +220,10 @@ class Expirer:
                 self._book.rearmed(due.key, deadline_s)
             case Nothing(reason):
                 log.info("nothing to do", extra={**_about(due), "reason": reason})
-                self._done(due, now_s)
+                if due.kind == "redrive":
+                    self._book.redriven(due.key)
+                else:
+                    self._book.let_go(due.key)
 
     def _hold(self, error: SickHost, now_s: float, missing: str) -> None:
         if now_s < self._hold_until_s:
@@ -241,16 +244,13 @@ class Expirer:
                     extra={**_about(due), "ce_id": _ce_id(tell)},
                 )
                 self._metrics.told(due.kind)
-                self._done(due, now_s)
+                if tell.is_ending:
+                    self._book.ended(due.key, now_s)
+                else:
+                    self._book.redriven(due.key)
             case NotAcknowledged(ticket):
                 due, _ = self._telling.pop(ticket)
                 self._book.again(due.key, now_s + _FIRST_PAUSE_S)
-
-    def _done(self, due: Due, now_s: float) -> None:
-        if due.kind == "redrive":
-            self._book.redriven(due.key)
-        else:
-            self._book.ended(due.key, now_s)
 
 
 def _key(tenant_id: str, job_id: str, run: int) -> RunKey:

@@ -1,4 +1,4 @@
-"""Bugs in redrives, in reading others' dead letters, and in who steps aside for others."""
+"""Bugs in redrives, in expiry, in reading others' dead letters, and in who steps aside."""
 
 from __future__ import annotations
 
@@ -69,5 +69,12 @@ MUTANTS = (
         'int.from_bytes(value, "big", signed=True)',
         'int.from_bytes(value, "little", signed=True)',
         ("tests/unit/test_foreign_letters.py",),
+    ),
+    Mutant(
+        "forgets at once that a run has ended which it had seen begin",
+        "streams/core/expiry.py",
+        "        self.let_go(key)\n        self._ended.pop(key, None)\n",
+        "        if key in self:\n            self.let_go(key)\n            return\n",
+        ("tests/properties/test_expiry.py",),
     ),
 )

@@ -78,8 +78,13 @@ class ExpiryMachine(RuleBasedStateMachine):
     @rule(key=KEYS)
     def end(self, key: RunKey) -> None:
         self.book.ended(key, self.now_s)
-        if self.rows.pop(key, None) is None:
-            self.markers[key] = self.now_s + MARKER_S
+        self.rows.pop(key, None)
+        self.markers[key] = self.now_s + MARKER_S
+
+    @rule(key=KEYS)
+    def let_go(self, key: RunKey) -> None:
+        self.book.let_go(key)
+        self.rows.pop(key, None)
 
     @rule(key=KEYS, kind=st.sampled_from(("cancel", "redrive")))
     def wish(self, key: RunKey, kind: str) -> None:

@@ -159,6 +159,25 @@ def test_an_ending_that_is_read_before_its_request_counts(bench: Bench) -> None:
     assert (bench.asked, len(bench.book)) == ([], 0)
 
 
+def test_what_is_read_of_a_run_after_its_ending_opens_it_no_more(bench: Bench) -> None:
+    bench.read(REQUEST, "requests")
+    bench.read(a_video_done(), "videos.done")
+    bench.read(a_cleaned_prompt(job=a_job(deadline=REQUEST.deadline)), "prompts.cleaned")
+    bench.read(a_wish("cancel"), "jobs.control")
+    bench.turn()
+    assert len(bench.book) == 0
+    bench.turn(100)
+    assert bench.asked == [], "it would be told of once more"
+
+
+def test_a_run_that_was_nobodys_is_looked_at_again_when_it_is_requested(bench: Bench) -> None:
+    for number in range(2):
+        bench.read(REQUEST, "requests")
+        bench.verdicts = [Nothing("no claim")]
+        bench.turn(66)
+        assert (len(bench.asked), len(bench.book)) == (number + 1, 0)
+
+
 def test_once_claimed_a_request_is_not_kept(bench: Bench) -> None:
     bench.read(REQUEST, "requests")
     bench.read(a_cleaned_prompt(job=a_job(deadline=REQUEST.deadline)), "prompts.cleaned")
