@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_RECORDS = 500  # of those that librdkafka reads at a time
 _PATIENCE_S = 10.0
-_LOOK_S = 0.005
+_LOOK_S = 0.01
 _UNREADABLE = (UnicodeDecodeError, UnsupportedCodecError, CorruptRecordException)
 _log = logging.getLogger(__name__)
 
@@ -105,10 +105,15 @@ def _read(
         records: list[ConsumerRecord] = []
         wait_s = _PATIENCE_S
         while len(records) < limit and (message := consumer.poll(wait_s)) is not None:
-            if (error := message.error()) is not None:
+            if (error := message.error()) is None:
+                records.append(_record(message))
+                wait_s = 0.0
+            elif message.topic() is None:
+                _log.debug("reading by librdkafka: %s", error)  # of the group that it is not in
+            elif records:
+                break  # these first; the rest is asked for again
+            else:
                 raise CorruptRecordException(f"{place.topic}[{place.partition}]: {error.str()}")
-            records.append(_record(message))
-            wait_s = 0.0
         return records
     finally:
         consumer.close()

@@ -13,6 +13,7 @@ from contextlib import aclosing, closing
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import CorruptRecordException
 from confluent_kafka import Producer
 
 from schemas.records import GenerationRequest, VideoDone
@@ -183,3 +184,11 @@ def test_what_was_read_of_a_partition_that_has_moved_meanwhile_is_not_handed_on(
 
     run(test, Client(bootstrap), 60.0)
     assert seen == [0, 1, 2, 3]
+
+
+def test_what_librdkafka_cannot_read_either_is_an_error_that_names_its_place(
+    bootstrap: str,
+) -> None:
+    place = TopicPartition("frames.decoded.dlt", 0)
+    with pytest.raises(CorruptRecordException, match=r"frames\.decoded\.dlt\[0\]: .*out of range"):
+        clients_consumer._read(Connection(bootstrap), place, 1_000, 1)
