@@ -201,11 +201,14 @@ def get(
 def cancel(
     job: JobId,
     run: Annotated[int | None, typer.Option(min=1, help="Which run; else the latest.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Whose, where two tenants have a job of that id.")
+    ] = None,
 ) -> None:
     """Wish that a job ends as cancelled; `reel watch` tells whether it came in time."""
     from streams.cli.jobs import cancel_job
 
-    raise typer.Exit(cancel_job(job, run))
+    raise typer.Exit(cancel_job(job, run, tenant))
 
 
 @app.command()

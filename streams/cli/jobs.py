@@ -95,12 +95,12 @@ def get_video(job_id: str, path: Path) -> int:
     return asyncio.run(run())
 
 
-def cancel_job(job_id: str, run: int | None) -> int:
+def cancel_job(job_id: str, run: int | None, tenant: str | None) -> int:
     """Wish a run's end. The exit code."""
 
     async def wish() -> int:
         async with make_client(client_settings()) as client:
-            return await client.cancel(job_id, run)
+            return await client.cancel(job_id, run, tenant_id=tenant)
 
     say(f"{job_id}: cancel of run {asyncio.run(wish())} is on its way")
     return 0

@@ -192,13 +192,16 @@ class Client:
         await self._partition_count(STAGE_CONTROL)
         await self.produce(STAGE_CONTROL, 0, name.encode(), self._codec.encode(control), [])
 
-    async def cancel(self, job_id: str, run: int | None = None) -> int:
+    async def cancel(
+        self, job_id: str, run: int | None = None, *, tenant_id: str | None = None
+    ) -> int:
         """Wish that a run of a job ends as cancelled; the run, once the wish is acknowledged.
 
-        The run defaults to the latest that the topics know. Whether the cancel comes before the
-        end is told by the VideoDone. Raises UnknownJob, and ClientError for a job that has ended.
+        The run defaults to the latest that the topics know. `tenant_id` tells whose, where two
+        tenants have a job of that id. Whether the cancel comes before the end is told by the
+        VideoDone. Raises UnknownJob, and ClientError for a job that has ended.
         """
-        row = await self._row(job_id)
+        row = await self._row(job_id, tenant_id)
         if run is None:
             if row.done is not None:
                 raise ClientError(f"job {job_id} has ended already: {row.status}")
@@ -360,11 +363,15 @@ class Client:
         async with self._log(JOB_TOPICS) as log:
             return list(fold_jobs(await log.snapshot()).values())
 
-    async def find(self, job_id: str) -> JobRow | None:
-        """What the topics say of one job now; None if they don't know it."""
+    async def find(self, job_id: str, tenant_id: str | None = None) -> JobRow | None:
+        """What the topics say of one job now, of any tenant's if none is named; None: nothing."""
         async with self._log(JOB_TOPICS) as log:
             records = await log.snapshot(job_id.encode())
-        return fold_jobs(each for each in records if each.job_id == job_id).get(job_id)
+        return fold_jobs(
+            each
+            for each in records
+            if each.job_id == job_id and tenant_id in (None, each.tenant_id)
+        ).get(job_id)
 
     async def get(self, job_id: str) -> VideoDone:
         """How a job ended. Raises NotDone while it has not, UnknownJob for a job nobody knows."""
@@ -386,10 +393,11 @@ class Client:
             raise ClientError("no object store was given to this client")
         await asyncio.to_thread(write_whole, self._blobs.get(done.video), path)
 
-    async def _row(self, job_id: str) -> JobRow:
-        row = await self.find(job_id)
+    async def _row(self, job_id: str, tenant_id: str | None = None) -> JobRow:
+        row = await self.find(job_id, tenant_id)
         if row is None:
-            raise UnknownJob(f"no job {job_id}")
+            whose = "" if tenant_id is None else f" of tenant {tenant_id}"
+            raise UnknownJob(f"no job {job_id}{whose}")
         return row
 
     def _known_fences(self) -> Fences:

@@ -257,6 +257,24 @@ def test_a_cancel_names_tenant_and_latest_run(bootstrap: str) -> None:
     run(cancel, client)
 
 
+def test_of_two_tenants_jobs_of_one_id_the_named_ones_is_cancelled(bootstrap: str) -> None:
+    job_id = new_job_id()
+    client = Client(bootstrap)
+
+    async def cancel() -> None:
+        await produce(bootstrap, VIDEOS_DONE, replace(a_done(job_id, "failed"), tenant_id="bolt"))
+        await produce(bootstrap, JOB_EVENTS, replace(an_event(job_id, "sampler"), tenant_id="acme"))
+        assert await client.cancel(job_id, tenant_id="acme") == 1
+        ((_, wish),) = await wishes_of(bootstrap, job_id)
+        assert wish.tenant_id == "acme"
+        with pytest.raises(ClientError, match="has ended already: failed"):
+            await client.cancel(job_id, tenant_id="bolt")
+        with pytest.raises(UnknownJob, match=f"no job {job_id} of tenant crew"):
+            await client.cancel(job_id, tenant_id="crew")
+
+    run(cancel, client)
+
+
 def test_a_job_that_has_ended_is_cancelled_only_by_its_run(bootstrap: str) -> None:
     job_id = new_job_id()
     client = Client(bootstrap)
