@@ -39,8 +39,9 @@ class Intake:
     ) -> None:
         """`retry_delays_s`: there is a retry topic for each. `charge` tells who pays, and how much.
 
-        Without it all records are one payer's, and cost nothing. `share` tells what a request asks
-        of its tenant's quota.
+        That is the record's own tenant, by whom wishes and quotas know its job. Without it all
+        records are one payer's, and cost nothing. `share` tells what a request asks of its tenant's
+        quota.
         """
         self._delays_s = {retry_topic(stage.reads, each): each for each in retry_delays_s}
         self._record_type: type[Any] = stage.reads_record

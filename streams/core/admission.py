@@ -14,7 +14,8 @@ from typing import Generic, NamedTuple, TypeVar
 from streams.core.cost import Prior
 from streams.core.ledger import Ledger
 from streams.core.rates import RateLimit
-from streams.core.shares import Bulk, Level, Over, Payer, Rung, RunOfJob, Share, Source
+from streams.core.runs import RunOfJob
+from streams.core.shares import Bulk, Level, Over, Payer, Rung, Share, Source
 from streams.core.timers import Timers
 
 T = TypeVar("T", bound=Hashable)
@@ -182,7 +183,7 @@ class Admission(Generic[T]):
         if rate is not None and share.is_charged:
             wait_s = self._rates.wait_s(
                 (payer.partition, payer.tenant_id),
-                run_of_job[0],
+                run_of_job.job_id,
                 rate / self._quotas.num_parts,
                 now_s,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from streams.core.flight import IN_ENGINE, NOT_BEGUN, Flight, Phase
+from streams.core.runs import Wished, whosever
 
 
 class Copies:
@@ -15,6 +16,16 @@ class Copies:
     def at_work(self, job_id: str | None) -> Flight | None:
         """The copy that works on the job."""
         return None if job_id is None else self._at_work.get(job_id)
+
+    def at_work_on(self, wished: Wished) -> Flight | None:
+        """The copy that works on that very run; what waits behind it hears of wishes in its turn.
+
+        Another tenant's job of the same id may be the one at work, or the one that waits.
+        """
+        flight = self._at_work.get(wished[1])
+        if flight is None or flight.run_of_job is None:
+            return None
+        return flight if wished in (flight.run_of_job, whosever(flight.run_of_job)) else None
 
     def behind(self, job_id: str) -> list[Flight]:
         """Those that wait for the one at work. What is on its way aside is seen through."""

@@ -85,10 +85,10 @@ class Work:
     processes which died with the record inside the engine. `due_s`: not to be worked before, but
     `delay_s` after its delivery in any case: clocks of who wrote it and who reads it may be apart.
     `identity`: copies of one job stand for each other only if theirs are equal; another request
-    under the same job id is none of its copies. `charge`: who pays for it at this stage. `share`:
-    what it asks of a quota; None where there is none to be asked. `degradations`: what of it is let
-    go of so that it meets its deadline. `num_diverted`: how often it stepped aside, because it held
-    up what came after it: no failure.
+    under the same job id is none of its copies. `charge`: who pays for it at this stage, the tenant
+    whose job it is. `share`: what it asks of a quota; None where there is none to be asked.
+    `degradations`: what of it is let go of so that it meets its deadline. `num_diverted`: how often
+    it stepped aside, because it held up what came after it: no failure.
     """
 
     job_id: str | None
@@ -288,21 +288,26 @@ class StagePaused:
 
 @dataclass(frozen=True, slots=True)
 class JobCancelled:
-    """One run of a job is no longer wanted."""
+    """One run of a job is no longer wanted.
+
+    `tenant_id` None: the record is older than that field, and means whosever job of that id it is.
+    """
 
     job_id: str
     run: int
     issued_s: float
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JobDeadline:
-    """One run of a job has a new deadline."""
+    """One run of a job has a new deadline; `tenant_id` as in `JobCancelled`."""
 
     job_id: str
     run: int
     deadline_s: float
     issued_s: float
+    tenant_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from streams.core.runs import RunOfJob
 from streams.core.timers import Timers
 
 Kind = Literal["cancelled", "expired", "redrive"]
-
-
-class RunKey(NamedTuple):
-    """One run of a job. The tenant is part of it: nobody ends another tenant's job."""
-
-    tenant_id: str
-    job_id: str
-    run: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +25,7 @@ class Due:
     `payload` is that of the request, or the wish to redrive.
     """
 
-    key: RunKey
+    key: RunOfJob
     kind: Kind
     payload: object
     is_moved: bool = False
@@ -75,7 +68,7 @@ class ExpiryBook:
     `keep_s` is how long a wish for a run that nobody has requested is remembered, `marker_s` how
     long the ending of a run.
 
-    >>> book, key = ExpiryBook(grace_s=5, keep_s=100, marker_s=10), RunKey("acme", "order-7", 1)
+    >>> book, key = ExpiryBook(grace_s=5, keep_s=100, marker_s=10), RunOfJob("acme", "order-7", 1)
     >>> book.requested(key, deadline_s=60, payload="request", now_s=0)
     >>> book.due(64, limit=10), [due.kind for due in book.due(66, limit=10)]
     ([], ['expired'])
@@ -86,15 +79,15 @@ class ExpiryBook:
 
     def __init__(self, grace_s: float, keep_s: float, marker_s: float) -> None:
         self._grace_s, self._keep_s, self._marker_s = grace_s, keep_s, marker_s
-        self._entries: dict[RunKey, _Entry] = {}
-        self._ended: dict[RunKey, float] = {}  # until when; in the order of these times
-        self._next: Timers[RunKey] = Timers()  # of entries that are not handed out
+        self._entries: dict[RunOfJob, _Entry] = {}
+        self._ended: dict[RunOfJob, float] = {}  # until when; in the order of these times
+        self._next: Timers[RunOfJob] = Timers()  # of entries that are not handed out
 
     def __len__(self) -> int:
         """Runs that have not ended, as far as is known."""
         return len(self._entries)
 
-    def __contains__(self, key: RunKey) -> bool:
+    def __contains__(self, key: RunOfJob) -> bool:
         """Whether this run is one of them."""
         return key in self._entries
 
@@ -103,7 +96,7 @@ class ExpiryBook:
         """What memory it costs besides the entries."""
         return self._next.num_places
 
-    def requested(self, key: RunKey, deadline_s: float, payload: object, now_s: float) -> None:
+    def requested(self, key: RunOfJob, deadline_s: float, payload: object, now_s: float) -> None:
         """A request was seen. `payload` is handed out again, unless the run is claimed by then."""
         if (entry := self._open(key, now_s)) is None:
             return
@@ -111,37 +104,37 @@ class ExpiryBook:
             entry.payload = payload
         self._seen(key, entry, deadline_s)
 
-    def claimed(self, key: RunKey, deadline_s: float, payload: object, now_s: float) -> None:
+    def claimed(self, key: RunOfJob, deadline_s: float, payload: object, now_s: float) -> None:
         """The prompt stage has worked the request: its payload is kept no longer, this one is."""
         if (entry := self._open(key, now_s)) is None:
             return
         entry.payload, entry.is_claimed = payload, True
         self._seen(key, entry, deadline_s)
 
-    def ended(self, key: RunKey, now_s: float) -> None:
+    def ended(self, key: RunOfJob, now_s: float) -> None:
         """The run's VideoDone was seen; what came before it in another topic may be read later."""
         self.let_go(key)
         self._ended.pop(key, None)
         self._ended[key] = now_s + self._marker_s
 
-    def let_go(self, key: RunKey) -> None:
+    def let_go(self, key: RunOfJob) -> None:
         """There is nothing to end, as far as is known."""
         self._entries.pop(key, None)
         self._next.discard(key)
 
-    def cancel_wished(self, key: RunKey, now_s: float) -> None:
+    def cancel_wished(self, key: RunOfJob, now_s: float) -> None:
         """Somebody wants the run to end."""
         if (entry := self._open(key, now_s)) is not None and entry.cancel_s is None:
             entry.cancel_s = now_s
             self._place(key, entry)
 
-    def deadline_wished(self, key: RunKey, deadline_s: float, now_s: float) -> None:
+    def deadline_wished(self, key: RunOfJob, deadline_s: float, now_s: float) -> None:
         """The run has another deadline; the last wish counts."""
         if (entry := self._open(key, now_s)) is not None:
             entry.moved_s = deadline_s
             self._place(key, entry)
 
-    def redrive_wished(self, key: RunKey, wish: object, now_s: float) -> None:
+    def redrive_wished(self, key: RunOfJob, wish: object, now_s: float) -> None:
         """Somebody wants the run to begin, and is about to request it; the first wish counts."""
         if (entry := self._open(key, now_s)) is not None and entry.redrive_s is None:
             entry.redrive_s, entry.wish = now_s, wish
@@ -165,19 +158,19 @@ class ExpiryBook:
             handed.append(Due(key, found[1], payload, entry.moved_s is not None))
         return handed
 
-    def again(self, key: RunKey, at_s: float) -> None:
+    def again(self, key: RunOfJob, at_s: float) -> None:
         """What was handed out could not be done: not before then."""
         if (entry := self._entries.get(key)) is not None:
             entry.is_handed_out, entry.not_before_s = False, at_s
             self._place(key, entry)
 
-    def rearmed(self, key: RunKey, deadline_s: float) -> None:
+    def rearmed(self, key: RunOfJob, deadline_s: float) -> None:
         """The request that holds the job has this deadline, whatever was read."""
         if (entry := self._entries.get(key)) is not None:
             entry.is_handed_out, entry.deadline_s = False, deadline_s
             self._place(key, entry)
 
-    def redriven(self, key: RunKey) -> None:
+    def redriven(self, key: RunOfJob) -> None:
         """The wish to redrive has been seen to; the run's request is read like any other."""
         if (entry := self._entries.get(key)) is not None:
             entry.is_handed_out, entry.redrive_s = False, None
@@ -187,7 +180,7 @@ class ExpiryBook:
             else:
                 self._place(key, entry)
 
-    def _open(self, key: RunKey, now_s: float) -> _Entry | None:
+    def _open(self, key: RunOfJob, now_s: float) -> _Entry | None:
         """The run's entry, a new one where there is none; None where the run has ended."""
         if key in self._ended:
             return None
@@ -195,13 +188,13 @@ class ExpiryBook:
             self._entries[key] = _Entry(now_s + self._keep_s)
         return self._entries[key]
 
-    def _seen(self, key: RunKey, entry: _Entry, deadline_s: float) -> None:
+    def _seen(self, key: RunOfJob, entry: _Entry, deadline_s: float) -> None:
         entry.is_requested, entry.redrive_s = True, None
         known_s = deadline_s if entry.deadline_s is None else entry.deadline_s
         entry.deadline_s = min(known_s, deadline_s)
         self._place(key, entry)
 
-    def _place(self, key: RunKey, entry: _Entry) -> None:
+    def _place(self, key: RunOfJob, entry: _Entry) -> None:
         """It has its turn when it is due next; what is handed out has none."""
         if entry.is_handed_out:
             return
@@ -213,7 +206,7 @@ class ExpiryBook:
         for key in list(self._outdated(now_s)):
             del self._ended[key]
 
-    def _outdated(self, now_s: float) -> Iterator[RunKey]:
+    def _outdated(self, now_s: float) -> Iterator[RunOfJob]:
         for key, until_s in self._ended.items():
             if until_s > now_s:
                 return

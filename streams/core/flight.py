@@ -21,7 +21,8 @@ from streams.core.events import (
     Work,
 )
 from streams.core.offset_map import NO_CRASHES, Crashes
-from streams.core.shares import Over, RunOfJob
+from streams.core.runs import RunOfJob
+from streams.core.shares import Over
 
 Rank = tuple[int, int, int, int]
 """Copies of one job order by run, try, crashes and how often they stepped aside: a copy always
@@ -74,15 +75,11 @@ class Flight:
     ending: Ending | None = None
     num_end_tries: int = 0
     rank: Rank = field(init=False)
+    run_of_job: RunOfJob | None = field(init=False)  # None: it could not be decoded
 
     def outranks(self, other: Flight) -> bool:
         """Whether it is a copy of the other, of a higher rank."""
         return self.rank > other.rank and self.work.identity == other.work.identity
-
-    @property
-    def run_of_job(self) -> RunOfJob | None:
-        """What it works on; None for a record that could not be decoded."""
-        return None if self.work.job_id is None else (self.work.job_id, self.work.run)
 
     @property
     def is_untried(self) -> bool:
@@ -102,6 +99,9 @@ class Flight:
         """Its rank is that of the record as it was delivered."""
         work = self.work
         self.rank = (work.run, work.try_number, work.crashes.num, work.num_diverted)
+        self.run_of_job = None
+        if work.job_id is not None:
+            self.run_of_job = RunOfJob(work.charge.tenant_id, work.job_id, work.run)
 
     def question(self) -> Command:
         """What is asked for it in its phase; asking again does no harm."""

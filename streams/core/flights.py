@@ -18,7 +18,8 @@ from streams.core.limits import StageLimits
 from streams.core.offset_map import Crashes
 from streams.core.partitions import OurPartitions
 from streams.core.retry import is_suspect, sentence
-from streams.core.shares import Follow, JobSeen, Level, Payer, RunOfJob, Source
+from streams.core.runs import Wished
+from streams.core.shares import Follow, JobSeen, Level, Payer, Source
 from streams.core.timers import Timers
 from streams.core.wishes import Wishes
 
@@ -206,11 +207,11 @@ class Flights:
         else:
             self.retry(flight, delay_s, work.try_number + 1, fault)
 
-    def cancel(self, flight: Flight | None, run: int) -> None:
+    def cancel(self, wished: Wished, issued_s: float) -> None:
         """A cancel names its run; what is past being cancelled goes its way."""
-        if flight is None or flight.work.run != run:
-            return
-        if flight.phase not in NOT_BEGUN | IN_ENGINE | {Phase.JUDGED}:
+        self.wishes.cancel(wished, issued_s)
+        flight = self.copies.at_work_on(wished)
+        if flight is None or flight.phase not in NOT_BEGUN | IN_ENGINE | {Phase.JUDGED}:
             return
         if flight.phase is Phase.WAITING:
             self.batches.remove({flight.ticket})
@@ -341,16 +342,18 @@ class Flights:
                 ledger.hold(*entry, is_logged=True)
             else:
                 ledger.park(*entry)
-        if event.level is not Level.PARKED:
-            self._ask_parked(run_of_job)  # it need not wait: its fences know what to do
+        flight = self.copies.at_work_on(run_of_job)
+        if event.level is not Level.PARKED and flight is not None and flight.phase is Phase.PARKED:
+            self._ask(flight)  # it need not wait: its fences know what to do
 
-    def deadline_moved(self, run_of_job: RunOfJob, deadline_s: float) -> None:
+    def move_deadline(self, wished: Wished, deadline_s: float, issued_s: float) -> None:
         """It may hold its share, or wait for one, as long as that."""
+        self.wishes.set_deadline(wished, deadline_s, issued_s)
         if self.admission is None:
             return
-        self.admission.ledger.extend(run_of_job, deadline_s)
-        flight = self.copies.at_work(run_of_job[0])
-        if flight is not None and flight.phase is Phase.PARKED and flight.run_of_job == run_of_job:
+        self.admission.ledger.extend(wished, deadline_s)
+        flight = self.copies.at_work_on(wished)
+        if flight is not None and flight.phase is Phase.PARKED:
             self._wait_parked(flight, deadline_s)
 
     def tend_parked(self) -> None:
@@ -370,11 +373,6 @@ class Flights:
         assert over is not None, "or it were not parked"
         self.admission.wait(share.payer, flight.ticket, until_s, over)
         self._parked_until.set(flight.ticket, until_s)
-
-    def _ask_parked(self, run_of_job: RunOfJob) -> None:
-        flight = self.copies.at_work(run_of_job[0])
-        if flight is not None and flight.phase is Phase.PARKED:
-            self._ask(flight)
 
     def _ask(self, flight: Flight) -> None:
         self.move(flight, Phase.BEHIND)

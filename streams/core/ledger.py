@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from streams.core.cost import CostModel, Prior
-from streams.core.shares import Bulk, Level, Payer, RunOfJob
+from streams.core.runs import RunOfJob, Wished, whosever
+from streams.core.shares import Bulk, Level, Payer
 from streams.core.timers import Timers
 
 #: How long the ending of a run is remembered, in seconds: what the log told of it before its end
@@ -62,6 +63,14 @@ class _Partition:
     busy_since_s: float | None = None
     drained: deque[tuple[float, float]] = field(default_factory=deque)  # when, GPU-seconds
 
+    def named(self, wished: Wished) -> list[RunOfJob]:
+        """The runs here that a wish names. All are looked through where it is an old one."""
+        tenant_id, job_id, run = wished
+        if tenant_id is None:
+            return [each for each in self.entries if whosever(each) == wished]
+        named = RunOfJob(tenant_id, job_id, run)
+        return [named] if named in self.entries else []
+
     def forget_drained(self, now_s: float) -> None:
         """Let go of what ended too long ago to tell how fast it drains."""
         while self.drained and self.drained[0][0] < now_s - _WINDOW_S:
@@ -73,7 +82,8 @@ class Ledger:
 
     >>> from streams.core.cost import Shape
     >>> ledger, acme = Ledger(Prior(fixed_s=2.0)), Payer(0, "free", "acme")
-    >>> ledger.open(0); job, bulk = ("job-1", 1), Bulk("v1", Shape(17, 64, 64), 10)
+    >>> ledger.open(0); bulk = Bulk("v1", Shape(17, 64, 64), 10)
+    >>> job = RunOfJob("acme", "job-1", 1)
     >>> ledger.hold(job, acme, bulk, until_s=99.0, now_s=0.0), ledger.held(acme)
     (None, Held(num_jobs=1, cost_s=20.0, num_parked=0, parked_cost_s=0.0))
     >>> ledger.ended(0, job, cost_s=25.0, now_s=5.0) == acme, ledger.held(acme).num_jobs
@@ -197,10 +207,10 @@ class Ledger:
         self._drop(found, entry, now_s)
         return entry.payer
 
-    def extend(self, run_of_job: RunOfJob, until_s: float) -> None:
+    def extend(self, wished: Wished, until_s: float) -> None:
         """Its deadline is another."""
         for number, found in self._partitions.items():
-            if run_of_job in found.entries:
+            for run_of_job in found.named(wished):
                 self._until.set((number, run_of_job), until_s)
 
     def expire(self, now_s: float) -> list[Payer]:

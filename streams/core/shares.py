@@ -7,8 +7,8 @@ from enum import Enum, IntEnum, auto
 from typing import Literal, NamedTuple
 
 from streams.core.cost import Shape
+from streams.core.runs import RunOfJob
 
-RunOfJob = tuple[str, int]
 Over = Literal["concurrent_jobs", "queued_gpu_seconds"]
 """The quota that a parked request is over."""
 

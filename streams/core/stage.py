@@ -190,12 +190,10 @@ class StageState:
                 self._here.batches.offer(num)
             case ev.Probed(is_ok, is_local):
                 self._on_probed(is_ok, is_local)
-            case ev.JobCancelled(job_id, run, issued_s):
-                self._here.wishes.cancel((job_id, run), issued_s)
-                self._here.cancel(self._here.copies.at_work(job_id), run)
-            case ev.JobDeadline(job_id, run, deadline_s, issued_s):
-                self._here.wishes.set_deadline((job_id, run), deadline_s, issued_s)
-                self._here.deadline_moved((job_id, run), deadline_s)
+            case ev.JobCancelled(job_id, run, issued_s, tenant_id):
+                self._here.cancel((tenant_id, job_id, run), issued_s)
+            case ev.JobDeadline(job_id, run, deadline_s, issued_s, tenant_id):
+                self._here.move_deadline((tenant_id, job_id, run), deadline_s, issued_s)
             case JobSeen():
                 self._here.seen(event)
             case LedgerRead(partition):

@@ -30,7 +30,8 @@ from streams.core.events import (
     Ticket,
     TopicPartition,
 )
-from streams.core.expiry import Due, ExpiryBook, RunKey
+from streams.core.expiry import Due, ExpiryBook
+from streams.core.runs import RunOfJob
 from streams.engine import Task
 from streams.errors import InvalidRecord, PipelineError, SickHost
 from streams.expirer.settle import Nothing, NotYet, Seen, Tell, Verdict, deadline_of
@@ -161,7 +162,7 @@ class Expirer:
             match task.topic:
                 case t if t == VIDEOS_DONE:
                     done = self._codec.decode(task.value, VideoDone)
-                    self._book.ended(RunKey(done.tenant_id, done.job_id, done.run), now_s)
+                    self._book.ended(RunOfJob(done.tenant_id, done.job_id, done.run), now_s)
                 case t if t == JOB_CONTROL:
                     self._wished(self._codec.decode(task.value, JobControl), now_s)
                 case t if t == CLEANED:
@@ -253,11 +254,11 @@ class Expirer:
                 self._book.again(due.key, now_s + _FIRST_PAUSE_S)
 
 
-def _key(tenant_id: str, job_id: str, run: int) -> RunKey:
+def _key(tenant_id: str, job_id: str, run: int) -> RunOfJob:
     """Raises InvalidRecord where nothing could be written for such a run."""
     if run < 1:
         raise InvalidRecord(f"run {run}: runs count from 1")
-    return RunKey(check_segment(tenant_id), check_segment(job_id), run)
+    return RunOfJob(check_segment(tenant_id), check_segment(job_id), run)
 
 
 def _trace(headers: AnyHeaders) -> Headers:

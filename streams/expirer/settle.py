@@ -23,8 +23,9 @@ from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
 from streams.claims import Author, Claim, claim_request, read_claim, read_run_claim
 from streams.core.events import Headers, Output
-from streams.core.expiry import Due, RunKey
+from streams.core.expiry import Due
 from streams.core.flights import CANCELLED, EXPIRED
+from streams.core.runs import RunOfJob
 from streams.errors import FatalError, InvalidRecord, Rejected
 from streams.outcomes import outcome_output, video_done
 from streams.redrive import NothingToDo, complete_redrive
@@ -122,7 +123,7 @@ class Settler:
         )
         return self._fences.end(*due.key, self._codec.encode(done))
 
-    def _standing_request(self, key: RunKey, seen: Seen) -> tuple[GenerationRequest, int] | None:
+    def _standing_request(self, key: RunOfJob, seen: Seen) -> tuple[GenerationRequest, int] | None:
         """The request that the run stands for, claimed if nobody has yet; its job's partition."""
         tenant, job, run = key
         claim = self._claim(tenant, job, seen if run == 1 else None)
@@ -153,7 +154,7 @@ class Settler:
             body = self._fences.request(tenant, job)
             return None if body is None else read_claim(body)
 
-    def _furthest(self, key: RunKey) -> StageRecord | None:
+    def _furthest(self, key: RunOfJob) -> StageRecord | None:
         """What the furthest stage has made: it knows what the run has cost."""
         for stage in reversed(worker_stages()):
             if stage.writes == VIDEOS_DONE or stage.writes_record is None:
@@ -168,7 +169,7 @@ class Settler:
             return record
         return None
 
-    def _redrive(self, key: RunKey, wish: object) -> Verdict:
+    def _redrive(self, key: RunOfJob, wish: object) -> Verdict:
         assert isinstance(wish, JobControl)
         why = f"wished at {wish.issued_at.isoformat(timespec='seconds')}; begun by the {EXPIRER}"
         found = complete_redrive(

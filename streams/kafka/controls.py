@@ -109,9 +109,10 @@ class KafkaControls:
             return None
         issued_s = job.issued_at.timestamp()
         if job.kind == "cancel":
-            return JobCancelled(job.job_id, job.run, issued_s)
+            return JobCancelled(job.job_id, job.run, issued_s, job.tenant_id)
         if job.kind == "deadline" and job.deadline is not None:
-            return JobDeadline(job.job_id, job.run, job.deadline.timestamp(), issued_s)
+            until_s = job.deadline.timestamp()
+            return JobDeadline(job.job_id, job.run, until_s, issued_s, job.tenant_id)
         return None
 
     def _is_ours(self, control: StageControl) -> bool:

@@ -35,7 +35,7 @@ def test_a_wish_that_cannot_be_decoded_yet_is_handed_on_later_and_in_order(
     settings: Settings,
 ) -> None:
     registry, job_id = Registry(), uuid.uuid4().hex
-    cancel = JobControl(job_id, 1, "cancel", NOW, "test")
+    cancel = JobControl(job_id, 1, "cancel", NOW, "test", tenant_id="acme")
     later = JobControl(job_id, 1, "deadline", NOW, "test", deadline=NOW)
     producer = Producer(producer_config(settings, "test"))
     for value in (Codec(registry).encode(cancel), Codec().encode(later)):
@@ -59,5 +59,5 @@ def test_a_wish_that_cannot_be_decoded_yet_is_handed_on_later_and_in_order(
         assert time.monotonic() < give_up_s
         poll()
     at_s = NOW.timestamp()
-    assert poll() == [JobCancelled(job_id, 1, at_s), JobDeadline(job_id, 1, at_s, at_s)]
+    assert poll() == [JobCancelled(job_id, 1, at_s, "acme"), JobDeadline(job_id, 1, at_s, at_s)]
     controls.close()

@@ -298,7 +298,7 @@ def test_controls_are_read_from_the_start_and_again_when_they_come(place: Place)
     apply_topics(place.settings)
     job_id = uuid.uuid4().hex
     cancel = JobControl(job_id, 1, "cancel", NOW, "test")
-    later = JobControl(job_id, 1, "deadline", NOW, "test", deadline=NOW)
+    later = JobControl(job_id, 1, "deadline", NOW, "test", deadline=NOW, tenant_id="acme")
     pause = StageControl("decoder", "paused", NOW, "test")
     run = StageControl("decoder", "running", NOW, "test")
     sink = place.sink()
@@ -320,7 +320,7 @@ def test_controls_are_read_from_the_start_and_again_when_they_come(place: Place)
     put(STAGE_CONTROL, codec.encode(run))
     _until(
         lambda: (
-            JobDeadline(job_id, 1, NOW.timestamp(), NOW.timestamp()) in place.events
+            JobDeadline(job_id, 1, NOW.timestamp(), NOW.timestamp(), "acme") in place.events
             and StagePaused(False) in place.events
         ),
         lambda: controls.poll(place.events.append),

@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from streams.core.events import Event
+from streams.core.runs import RunOfJob
 from streams.core.shares import Follow, JobSeen, LedgerRead, Level
 from streams.engine import Task
 from streams.errors import FatalError, SickHost
@@ -50,14 +51,14 @@ class Place:
             raise SickHost("the registry is away")
         if text == "garbage":
             return None
-        return JobSeen(task.partition, (text, 1), Level.ENDED)
+        return JobSeen(task.partition, RunOfJob("acme", text, 1), Level.ENDED)
 
     def dispatch(self, event: Event) -> None:
         if isinstance(event, LedgerRead):
             self.read.append(event.partition)
         else:
             assert isinstance(event, JobSeen)
-            self.heard.append((event.partition, event.run_of_job[0]))
+            self.heard.append((event.partition, event.run_of_job.job_id))
 
     def until(self, feed: KafkaLedgerFeed, is_done: Callable[[], bool]) -> None:
         give_up_s = time.monotonic() + DEADLINE_S

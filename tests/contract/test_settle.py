@@ -15,7 +15,8 @@ from schemas.records import GenerationRequest, JobControl, VideoDone
 from streams.blobs.base import BlobStore
 from streams.blobs.fences import Fences
 from streams.claims import claim_request, read_claim, read_run_claim
-from streams.core.expiry import Due, Kind, RunKey
+from streams.core.expiry import Due, Kind
+from streams.core.runs import RunOfJob
 from streams.errors import FatalError, Rejected, SickHost
 from streams.expirer.settle import Nothing, NotYet, Seen, Settler, Tell
 from tests.builders import CREATED_AT, a_cleaned_prompt, a_job, a_latents_ready, a_request
@@ -41,7 +42,7 @@ def a_settler(store: BlobStore, now: datetime = AFTER) -> Settler:
 def a_due(request: GenerationRequest = REQUEST, kind: Kind = "expired", **changes: Any) -> Due:
     """Its record was read from partition 4, where a foreign partitioner had put it."""
     seen = Seen(CODEC.encode(request), 4, ())
-    key = RunKey(request.tenant_id, request.job_id, request.run)
+    key = RunOfJob(request.tenant_id, request.job_id, request.run)
     return replace(Due(key, kind, seen), **changes)
 
 
@@ -123,7 +124,7 @@ def test_a_run_that_no_redrive_began_is_nobodys(store: BlobStore) -> None:
 
 def test_a_wish_to_redrive_gives_the_record_and_after_that_nothing_more(store: BlobStore) -> None:
     wish = JobControl("job-1", 2, "redrive", AFTER, "alice@ops", tenant_id="acme")
-    settler, due = a_settler(store), Due(RunKey("acme", "job-1", 2), "redrive", wish)
+    settler, due = a_settler(store), Due(RunOfJob("acme", "job-1", 2), "redrive", wish)
     assert isinstance(settler.settle(due), Nothing), "unknown job"
     told(settler.settle(a_due()))
     verdict = settler.settle(due)

@@ -17,10 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from tests.mutants import host, planted, queue, quotas, redrives
+from tests.mutants import host, planted, queue, quotas, redrives, tenants
 from tests.mutants.planted import Mutant
 
-MUTANTS = (*planted.MUTANTS, *host.MUTANTS, *queue.MUTANTS, *quotas.MUTANTS, *redrives.MUTANTS)
+MUTANTS = (
+    *planted.MUTANTS, *host.MUTANTS, *queue.MUTANTS, *quotas.MUTANTS, *redrives.MUTANTS,
+    *tenants.MUTANTS,
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent.parent
 COPIED = ("schemas", "streams", "workers", "tests", "pyproject.toml")
 NUM_SCHEDULES = 600

@@ -70,15 +70,16 @@ class Log:
         Through any number of owners and crashes: once all is committed, these are lost.
         """
         works = [work for records in self.records.values() for work, _ in records.values()]
-        highest: dict[str | None, Rank] = {}
+        highest: dict[tuple[str, str | None], Rank] = {}
         for work in works:
-            highest[work.job_id] = max(rank_of(work), highest.get(work.job_id, (0, 0, 0, 0)))
+            job = job_of(work)
+            highest[job] = max(rank_of(work), highest.get(job, (0, 0, 0, 0)))
         return [
             work
             for partition, records in self.records.items()
             for offset, (work, _) in records.items()
             if (partition, offset) not in self.proven
-            and (work.job_id is None or rank_of(work) == highest[work.job_id])
+            and (work.job_id is None or rank_of(work) == highest[job_of(work)])
         ]
 
     def retry(self, partition: TopicPartition, work: Work, due_s: float) -> None:
@@ -86,6 +87,11 @@ class Log:
         copy = dataclasses.replace(work, due_s=due_s)
         self.retried.append(copy)
         self.append(RETRY, 0, copy, None)
+
+
+def job_of(work: Work) -> tuple[str, str | None]:
+    """Whose job it is: two tenants may have jobs of one id."""
+    return work.charge.tenant_id, work.job_id
 
 
 def rank_of(work: Work) -> Rank:

@@ -14,7 +14,7 @@ from streams.core.make_way import MAKES_WAY
 from streams.core.offset_map import Crashes, OffsetMap, decode_offset_map
 from streams.core.stage import StageState
 from streams.core.tiers import OFF_PEAK
-from tests.properties.stage_log import rank_of
+from tests.properties.stage_log import job_of, rank_of
 
 if TYPE_CHECKING:
     from tests.properties.stage_world import World, Write
@@ -163,6 +163,12 @@ def check_diverted(world: World, command: Retry) -> None:
     assert command.delay_s == min(world.limits.retry.delays_s)
 
 
+def is_cancelled(world: World, work: Work) -> bool:
+    """Whether its own tenant has cancelled it, or somebody who did not say whose job it is."""
+    tenants = None, work.charge.tenant_id
+    return any((each, work.job_id, work.run) in world.cancelled for each in tenants)
+
+
 def is_outranked(world: World, work: Work, retried: Iterable[Work]) -> bool:
     """Whether a higher copy of its job is delivered and unfinished, or just was retried."""
     mine = rank_of(work)
@@ -175,7 +181,7 @@ def is_outranked(world: World, work: Work, retried: Iterable[Work]) -> bool:
     ranks = [
         rank_of(other)
         for other in higher
-        if other.job_id is not None and other.job_id == work.job_id
+        if other.job_id is not None and job_of(other) == job_of(work)
     ]
     return any(rank > mine for rank in ranks)
 

@@ -50,9 +50,10 @@ from streams.core.events import (
     TopicPartition,
     Work,
 )
+from streams.core.flights import CANCELLED
 from streams.core.limits import StageLimits
 from streams.core.offset_map import decode_offset_map
-from streams.core.shares import RunOfJob
+from streams.core.runs import Wished
 from streams.core.stage import StageState
 from tests.builders import a_fault, an_output
 from tests.properties.stage_log import LIMITS, Assignment, Log
@@ -63,6 +64,7 @@ from tests.properties.stage_rules import (
     check_map,
     check_marked,
     crashes_of,
+    is_cancelled,
     is_outranked,
     snapshot,
 )
@@ -78,7 +80,7 @@ class World:
         self.now_s = 100.0
         self.log = Log()
         self.committed: dict[TopicPartition, CommitPoint] = {}  # the group's, on the broker
-        self.cancelled: set[RunOfJob] = set()
+        self.cancelled: list[Wished] = []
         self.num_crashes = self.num_retried = self.num_skipped = 0
         self.boot()
 
@@ -101,8 +103,8 @@ class World:
         self.committing: list[tuple[dict[TopicPartition, CommitPoint], dict[str, int]]] = []
         self.is_probing = self.is_probe_bad = self.is_sick = self.is_stage_paused = False
         self.drain_until_s: float | None = None
-        for run_of_job in sorted(self.cancelled):  # the control topic is read to its end first
-            self.state.handle(JobCancelled(*run_of_job, self.now_s), self.now_s)
+        for tenant_id, job_id, run in self.cancelled:  # the control topic is read to its end first
+            self.state.handle(JobCancelled(job_id, run, self.now_s, tenant_id), self.now_s)
 
     # ---- the loop
 
@@ -124,8 +126,9 @@ class World:
         match command:
             case Start(batch):
                 self.start(batch)
-            case End(ticket, work, _):
+            case End(ticket, work, ending):
                 self.check_lawful(ticket, work)
+                assert ending != CANCELLED or is_cancelled(self, work), "nobody has cancelled it"
                 assert ticket not in self.working
                 assert ticket not in self.ending
                 self.check_asked_again_in_time(ticket)
@@ -180,7 +183,7 @@ class World:
             self.check_lawful(ticket, work)
             assert ticket not in self.working
             assert ticket not in self.ending
-            assert (work.job_id, work.run) not in self.cancelled
+            assert not is_cancelled(self, work)
             assert work.due_s is None or work.due_s <= self.now_s, "before it is due"
             check_marked(self, ticket)
             if crashes_of(self, ticket).num >= 2:
@@ -420,10 +423,11 @@ class World:
         self.drain_until_s = self.drain_until_s or self.now_s + self.limits.drain_s
         self.dispatch(Drain())
 
-    def cancel(self, run_of_job: RunOfJob) -> None:
+    def cancel(self, wished: Wished) -> None:
         """A client has lost interest."""
-        self.cancelled.add(run_of_job)
-        self.dispatch(JobCancelled(*run_of_job, self.now_s))
+        self.cancelled.append(wished)
+        tenant_id, job_id, run = wished
+        self.dispatch(JobCancelled(job_id, run, self.now_s, tenant_id))
 
     def pause_stage(self, is_paused: bool) -> None:
         """An operator's wish."""

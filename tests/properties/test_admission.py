@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from streams.core.admission import Admission, LetIn, Park, Quotas, Refuse
 from streams.core.cost import Prior, Shape
 from streams.core.ledger import MARKER_S, Ledger
-from streams.core.shares import Bulk, Level, Payer, Rung, RunOfJob, Share, Source
+from streams.core.runs import RunOfJob
+from streams.core.shares import Bulk, Level, Payer, Rung, Share, Source
 
 PRIOR = Prior(fixed_s=1.0)
 SHAPE = Shape(17, 64, 64)
@@ -39,18 +40,22 @@ class Told:
     units: float
 
 
-RUNS = [Told(f"job-{n}", (ACME, BOLT)[n % 2], level, 1.0 + n) for n in range(4) for level in Level]
+RUNS = [Told(str(n // 2), (ACME, BOLT)[n % 2], level, 1.0 + n) for n in range(4) for level in Level]
+
+
+def run(name: object, payer: Payer = ACME) -> RunOfJob:
+    return RunOfJob(payer.tenant_id, f"job-{name}", 1)
 
 
 def tell(ledger: Ledger, told: Told) -> None:
-    run = told.job_id, 1
+    which = run(told.job_id, told.payer)
     match told.level:
         case Level.PARKED:
-            ledger.park(run, told.payer, a_bulk(told.units), FOREVER_S, 0.0)
+            ledger.park(which, told.payer, a_bulk(told.units), FOREVER_S, 0.0)
         case Level.ADMITTED:
-            ledger.hold(run, told.payer, a_bulk(told.units), FOREVER_S, 0.0, is_logged=True)
+            ledger.hold(which, told.payer, a_bulk(told.units), FOREVER_S, 0.0, is_logged=True)
         case Level.ENDED:
-            ledger.ended(0, run, 0.0, 0.0)
+            ledger.ended(0, which, 0.0, 0.0)
 
 
 def summed(ledger: Ledger) -> dict[Payer, tuple[int, float, int, float]]:
@@ -74,10 +79,11 @@ def test_whoever_has_read_the_same_records_holds_the_same_in_any_order(
             tell(ledger, each)
         found.append(summed(ledger))
     assert found[0] == found[1]
-    highest: dict[str, Told] = {}
+    highest: dict[tuple[Payer, str], Told] = {}
     for each in records:
-        if each.level > highest.get(each.job_id, replace(each, level=0)).level:  # type: ignore[arg-type]
-            highest[each.job_id] = each
+        job = each.payer, each.job_id
+        if each.level > highest.get(job, replace(each, level=0)).level:  # type: ignore[arg-type]
+            highest[job] = each
     for payer in (ACME, BOLT):
         mine = [each for each in highest.values() if each.payer == payer]
         admitted = [each.units for each in mine if each.level is Level.ADMITTED]
@@ -123,7 +129,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self, job_id: str, payer: Payer, units: float, source: Source, until_s: float
     ) -> LetIn | Park | Refuse:
         found = self.admission.decide(
-            (job_id, 1), a_share(payer, units, source), until_s, self.now_s
+            run(job_id, payer), a_share(payer, units, source), until_s, self.now_s
         )
         if isinstance(found, LetIn):
             self.inside[job_id] = payer, units
@@ -159,8 +165,9 @@ class AdmissionMachine(RuleBasedStateMachine):
         payer, _ = self.inside.pop(job_id)
         self.ended.add(job_id)
         ledger = self.admission.ledger
-        assert ledger.ended(0, (job_id, 1), 0.0, self.now_s) == payer
-        assert ledger.ended(0, (job_id, 1), 0.0, self.now_s) is None, "it frees its share once"
+        ended = run(job_id, payer)
+        assert ledger.ended(0, ended, 0.0, self.now_s) == payer
+        assert ledger.ended(0, ended, 0.0, self.now_s) is None, "it frees its share once"
         self.let_in(payer)
 
     def let_in(self, payer: Payer) -> None:
@@ -190,7 +197,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             gone = [
                 job_id
                 for job_id, (own, _) in self.inside.items()
-                if own == payer and self.admission.ledger.level(0, (job_id, 1)) is None
+                if own == payer and self.admission.ledger.level(0, run(job_id, own)) is None
             ]
             for job_id in gone:
                 del self.inside[job_id]
@@ -229,10 +236,6 @@ def an_admission(**changes: object) -> Admission[str]:
     admission.ledger.open(0)
     admission.ledger.read(0)
     return admission
-
-
-def run(number: int) -> RunOfJob:
-    return f"job-{number}", 1
 
 
 def test_a_run_that_is_in_the_pipeline_or_has_ended_is_let_in_whatever_the_quota() -> None:

@@ -8,10 +8,11 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from streams.core.expiry import Due, ExpiryBook, Kind, RunKey
+from streams.core.expiry import Due, ExpiryBook, Kind
+from streams.core.runs import RunOfJob
 
 GRACE_S, KEEP_S, MARKER_S = 5.0, 300.0, 40.0
-KEYS = st.builds(RunKey, st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(1, 2))
+KEYS = st.builds(RunOfJob, st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(1, 2))
 SPANS = st.floats(0, 60)
 
 
@@ -50,18 +51,18 @@ class ExpiryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.book = ExpiryBook(GRACE_S, KEEP_S, MARKER_S)
-        self.rows: dict[RunKey, Row] = {}
-        self.markers: dict[RunKey, float] = {}
+        self.rows: dict[RunOfJob, Row] = {}
+        self.markers: dict[RunOfJob, float] = {}
         self.now_s = 1000.0
         self.num_payloads = 0
 
-    def row(self, key: RunKey) -> Row | None:
+    def row(self, key: RunOfJob) -> Row | None:
         if key in self.markers:
             return None
         return self.rows.setdefault(key, Row(self.now_s))
 
     @rule(key=KEYS, span_s=SPANS, is_claimed=st.booleans())
-    def see(self, key: RunKey, span_s: float, is_claimed: bool) -> None:
+    def see(self, key: RunOfJob, span_s: float, is_claimed: bool) -> None:
         self.num_payloads += 1
         deadline_s, payload = self.now_s + span_s, self.num_payloads
         if is_claimed:
@@ -76,7 +77,7 @@ class ExpiryMachine(RuleBasedStateMachine):
         row.requested, row.claimed, row.redrive_s = True, row.claimed or is_claimed, None
 
     @rule(key=KEYS)
-    def end(self, key: RunKey) -> None:
+    def end(self, key: RunOfJob) -> None:
         self.book.ended(key, self.now_s)
         self.rows.pop(key, None)
         self.markers[key] = self.now_s + MARKER_S
@@ -87,7 +88,7 @@ class ExpiryMachine(RuleBasedStateMachine):
         self.rows.pop(key, None)
 
     @rule(key=KEYS, kind=st.sampled_from(("cancel", "redrive")))
-    def wish(self, key: RunKey, kind: str) -> None:
+    def wish(self, key: RunOfJob, kind: str) -> None:
         row = self.row(key)
         if kind == "cancel":
             self.book.cancel_wished(key, self.now_s)
@@ -100,7 +101,7 @@ class ExpiryMachine(RuleBasedStateMachine):
                 row.redrive_s, row.wish = self.now_s, self.num_payloads
 
     @rule(key=KEYS, span_s=SPANS)
-    def move(self, key: RunKey, span_s: float) -> None:
+    def move(self, key: RunOfJob, span_s: float) -> None:
         self.book.deadline_wished(key, self.now_s + span_s, self.now_s)
         if (row := self.row(key)) is not None:
             row.moved_s = self.now_s + span_s
@@ -112,7 +113,7 @@ class ExpiryMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(0, 4))
     def ask(self, limit: int) -> None:
         self.markers = {key: until for key, until in self.markers.items() if until > self.now_s}
-        owed: dict[RunKey, tuple[float, Kind]] = {}
+        owed: dict[RunOfJob, tuple[float, Kind]] = {}
         for key, row in self.rows.items():
             if row.wants() and not row.handed:
                 at_s, kind = min(row.wants())

@@ -36,6 +36,7 @@ T = TypeVar("T")
 PARTITION = st.sampled_from(PARTITIONS)
 ANY_PARTITION = st.sampled_from([*PARTITIONS, RETRY, RETRY])
 JOB = st.sampled_from([("job-1", 1), ("job-1", 2), ("job-2", 1)])
+TENANT = st.sampled_from(["acme", "acme", "noisy"])
 LATER = a_fault(fate=Fate.LATER, reason_code="hiccup")
 FAULTS = (a_fault(), a_fault(reason_code="conflict", ends_job=False))
 ENDING = Ending("rejected", "over_quota", "too much")
@@ -132,7 +133,11 @@ class StageMachine(RuleBasedStateMachine):
         else:
             crashes = data.draw(st.sampled_from([NO_CRASHES, NO_CRASHES, Crashes(3, 1)]))
             try_number = data.draw(st.integers(1, 2))
-            work = Work(*job, "a", None, object(), try_number, crashes)
+            charge = Charge("free", data.draw(TENANT), 1.0)
+            work = Work(
+                *job, "a", None, object(), try_number, crashes,
+                identity=charge.tenant_id, charge=charge,
+            )  # fmt: skip
             self.world.log.append(partition, 0, work, data.draw(VERDICT))
 
     def the_loop_turns(self, data: st.DataObject) -> None:
@@ -218,7 +223,7 @@ class StageMachine(RuleBasedStateMachine):
     # ---- wishes
 
     def a_client_cancels(self, data: st.DataObject) -> None:
-        self.world.cancel(data.draw(JOB))
+        self.world.cancel((data.draw(st.none() | TENANT), *data.draw(JOB)))
 
     def a_client_cancels_what_is_here(self, data: st.DataObject) -> None:
         if not self.world.tickets:
@@ -227,15 +232,17 @@ class StageMachine(RuleBasedStateMachine):
         work, _ = self.world.log.records[ticket.partition][ticket.offset]
         if work.job_id is None:
             return
-        was_working = ticket in self.world.working
-        self.world.cancel((work.job_id, work.run))
+        own = work.charge.tenant_id
+        tenant_id = data.draw(st.sampled_from([own, own, own, "another"]))
+        was_working = ticket in self.world.working and tenant_id == own
+        self.world.cancel((tenant_id, work.job_id, work.run))
         if was_working and (kind := data.draw(st.sampled_from([None, Emitted, Failed]))):
             self.world.answer_late(ticket, kind)  # answered before, and the answer comes now
 
     def a_client_moves_a_deadline(self, data: st.DataObject) -> None:
         patience_s = data.draw(st.sampled_from([-1.0, 5.0]))
-        now_s = self.world.now_s
-        self.world.dispatch(JobDeadline(*data.draw(JOB), now_s + patience_s, now_s))
+        now_s, tenant_id = self.world.now_s, data.draw(st.none() | TENANT)
+        self.world.dispatch(JobDeadline(*data.draw(JOB), now_s + patience_s, now_s, tenant_id))
 
     def an_operator_pauses_or_resumes(self, data: st.DataObject) -> None:
         self.world.pause_stage(data.draw(st.sampled_from([False, False, False, True])))

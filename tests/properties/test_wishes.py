@@ -9,32 +9,39 @@ from hypothesis import given
 
 from streams.core.offset_map import Crashes
 from streams.core.retry import RetryPolicy, if_it_crashes_now, is_suspect, sentence
+from streams.core.runs import RunOfJob, Wished
 from streams.core.wishes import Wishes
 
 LIFE_S = 10.0
-RUN = st.sampled_from([("j", 1), ("j", 2), ("k", 1)])
+RUNS = [RunOfJob(*each) for each in (("a", "j", 1), ("b", "j", 1), ("a", "j", 2), ("a", "k", 1))]
+RUN = st.sampled_from([*RUNS, (None, "j", 1)])
 TIME = st.integers(0, 40).map(float)
 WISHES = st.lists(st.tuples(RUN, TIME, st.none() | TIME), max_size=12)
 
 
 @given(WISHES, TIME)
 def test_what_is_left_of_wishes_is_what_may_still_matter(
-    made: list[tuple[tuple[str, int], float, float | None]], now_s: float
+    made: list[tuple[Wished, float, float | None]], now_s: float
 ) -> None:
-    wishes, cancelled, deadlines = Wishes(LIFE_S), {}, {}
-    for run, issued_s, deadline_s in made:
+    wishes = Wishes(LIFE_S)
+    cancelled: dict[Wished, float] = {}
+    deadlines: dict[Wished, tuple[float, float, int]] = {}
+    for number, (run, issued_s, deadline_s) in enumerate(made):
         if deadline_s is None:
             wishes.cancel(run, issued_s)
             cancelled[run] = issued_s
         else:
             wishes.set_deadline(run, deadline_s, issued_s)
-            deadlines[run] = issued_s, deadline_s
+            deadlines[run] = issued_s, deadline_s, number
     wishes.forget_old(now_s)
     lasting = {run for run, issued_s in cancelled.items() if issued_s + LIFE_S > now_s}
     kept = {run: at for run, at in deadlines.items() if max(at[0] + LIFE_S, at[1]) > now_s}
-    for run in [("j", 1), ("j", 2), ("k", 1)]:
-        assert wishes.is_cancelled(run) == (run in lasting)
-        assert wishes.deadline_s(run, -1.0) == kept.get(run, (0.0, -1.0))[1]
+    for each in RUNS:
+        names: list[Wished] = [each, (None, each.job_id, each.run)]
+        assert wishes.is_cancelled(each) == any(name in lasting for name in names)
+        mine = [kept[name] for name in names if name in kept]
+        last = max(mine, key=lambda at: at[2], default=(0.0, -1.0, 0))
+        assert wishes.deadline_s(each, -1.0) == last[1]
     assert len(wishes) == len(lasting) + len(kept)
 
 

@@ -38,6 +38,7 @@ from streams.core.events import (
 from streams.core.fair_queue import NOBODY, Charge, Fairness
 from streams.core.limits import StageLimits
 from streams.core.offset_map import OffsetMap
+from streams.core.runs import RunOfJob
 from streams.core.shares import Bulk, Payer, Share, Source
 from streams.core.stage import StageState
 from streams.core.tiers import DEFAULT_WEIGHTS, partition_of_job
@@ -152,7 +153,7 @@ class _Front:
 
     def _ask(self, at: TopicPartition, job: Arrival, source: Source, now_s: float) -> bool:
         share = Share(self._payer(at, job), Bulk("", _SHAPE, job.cost_s), source)
-        match self.admission.decide((job.job_id, 1), share, float("inf"), now_s):
+        match self.admission.decide(_run_of(job), share, float("inf"), now_s):
             case LetIn():
                 self.logs[at].append(job)
                 return True
@@ -163,7 +164,7 @@ class _Front:
     def ended(self, at: TopicPartition, job: Arrival, now_s: float) -> None:
         """Its share is free."""
         payer = self._payer(at, job)
-        self.admission.ledger.ended(at.partition, (job.job_id, 1), job.cost_s, now_s)
+        self.admission.ledger.ended(at.partition, _run_of(job), job.cost_s, now_s)
         while (first := self.admission.first(payer)) is not None:
             self.admission.leave(payer, first)
             if not self._ask(at, first, Source.PARKED, now_s):
@@ -183,6 +184,10 @@ class _Front:
     @staticmethod
     def _payer(at: TopicPartition, job: Arrival) -> Payer:
         return Payer(at.partition, job.tier, job.tenant_id)
+
+
+def _run_of(job: Arrival) -> RunOfJob:
+    return RunOfJob(job.tenant_id, job.job_id, 1)
 
 
 def _front_of(

@@ -207,14 +207,16 @@ class Outside:
                     else:
                         world.memory.blobs[key] = b"x" + world.memory.blobs[key][1:]
             case "cancel" if job is not None:
-                run = world.fences.latest_run(tenant_of(job.job_id), job.job_id)
+                tenant = tenant_of(job.job_id)
+                run = world.fences.latest_run(tenant, job.job_id)
                 self.cancelled.add((job.job_id, run))
-                world.wishes.append((None, JobCancelled(job.job_id, run, world.now_s)))
+                world.wishes.append((None, JobCancelled(job.job_id, run, world.now_s, tenant)))
             case "deadline" if job is not None:
-                run = world.fences.latest_run(tenant_of(job.job_id), job.job_id)
+                tenant = tenant_of(job.job_id)
+                run = world.fences.latest_run(tenant, job.job_id)
                 world.hurried.add((job.job_id, run))
                 soon_s = world.now_s + number % 5
-                wish = JobDeadline(job.job_id, run, soon_s, world.now_s)
+                wish = JobDeadline(job.job_id, run, soon_s, world.now_s, tenant)
                 world.wishes.append((None, wish))
             case "redrive":
                 for each in world.plan.jobs:  # one at least that it matters to

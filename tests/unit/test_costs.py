@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.core.tiers import OFF_PEAK
 from streams.costs import CostBook, cost_path
 from streams.engine import Task
 from streams.placement import tier_of_request
@@ -67,6 +68,8 @@ def test_a_request_is_counted_among_the_tier_of_the_table(tmp_path: Path, clock:
     book = a_book(tmp_path / "costs.json", clock, "prompt")
     assert book.charge(a_task(a_request(tier="enterprise")))[:2] == ("pro", "acme")
     assert book.charge(a_task(a_request(tenant_id="who")))[:2] == ("free", "who")
+    deferrable = a_request(tenant_id="who", is_deferrable=True)
+    assert book.charge(a_task(deferrable))[:2] == (OFF_PEAK, "who"), "its job is its tenant's"
 
 
 def test_what_was_measured_is_remembered_by_the_next_worker(

@@ -11,6 +11,7 @@ from streams.core.cost import Prior, Shape
 from streams.core.events import TopicPartition
 from streams.core.fair_queue import Charge
 from streams.core.limits import StageLimits
+from streams.core.runs import RunOfJob
 from streams.core.shares import Bulk, Follow, JobSeen, LedgerRead, Level, Payer, Share, Source
 from streams.core.stage import StageState
 from tests.builders import a_start_offset
@@ -74,12 +75,14 @@ class Prompt:
     def comes_parked(self, job_id: str, tenant: str = "acme", **more: Any) -> None:
         self.comes(job_id, tenant, DEFERRED, **more)
 
+    @staticmethod
+    def run(job_id: str, tenant: str = "acme") -> RunOfJob:
+        return RunOfJob(tenant, job_id, 1)
+
     def seen(self, job_id: str, level: Level, tenant: str = "acme") -> None:
         share = Share(Payer(0, "free", tenant), BULK, Source.TRIED)
-        self(
-            JobSeen(0, (job_id, 1), level, None if level is Level.ENDED else share, 10_000.0),
-            ev.Tick(),
-        )
+        told = None if level is Level.ENDED else share
+        self(JobSeen(0, self.run(job_id, tenant), level, told, 10_000.0), ev.Tick())
 
     def later(self, seconds: float) -> None:
         self.now_s += seconds
@@ -339,7 +342,7 @@ def test_others_under_a_parked_jobs_id_make_way_with_it() -> None:
         prompt.comes_parked("X", identity=f"other-{number}")
     assert DEFERRED in prompt.paused
     share = Share(Payer(0, "free", "bolt"), BULK, Source.PARKED)
-    prompt(JobSeen(0, ("hidden", 1), Level.PARKED, share, 10_000.0))
+    prompt(JobSeen(0, prompt.run("hidden", "bolt"), Level.PARKED, share, 10_000.0))
     prompt.later(6.0)
     assert [each.work.identity for each in prompt.parked] == [None, "other-0"]
     for park in list(prompt.parked):
@@ -356,7 +359,7 @@ def test_parked_requests_make_way_for_those_of_others_that_they_hide() -> None:
     prompt.later(6.0)
     assert prompt.parked == [], "nobody is hidden"
     share = Share(Payer(0, "free", "bolt"), BULK, Source.PARKED)
-    prompt(JobSeen(0, ("hidden", 1), Level.PARKED, share, 10_000.0))
+    prompt(JobSeen(0, prompt.run("hidden", "bolt"), Level.PARKED, share, 10_000.0))
     prompt.later(6.0)
     assert [each.work.job_id for each in prompt.parked] == ["parked-0", "parked-1"]
     for park in list(prompt.parked):

@@ -11,6 +11,7 @@ from schemas.codec import Codec
 from schemas.records import GenerationRequest, Job, Record
 from streams.core.admission import Quotas
 from streams.core.cost import Shape
+from streams.core.runs import RunOfJob
 from streams.core.shares import Bulk, JobSeen, Level, Payer, Share, Source
 from streams.core.tiers import DEFAULT_TIERS, OFF_PEAK, partition_of_job
 from streams.engine import Task
@@ -22,6 +23,7 @@ from workers.prompt.shares import RequestShares, quotas_of
 
 CODEC = Codec()
 HOME = partition_of_job("pro", "acme", "job-1", 24)
+RUN = RunOfJob("acme", "job-1", 1)
 BULK = Bulk(a_job().model_version, Shape(5, 64, 64), 2)
 
 
@@ -88,7 +90,7 @@ def test_the_log_tells_what_is_parked_admitted_and_ended() -> None:
     request: GenerationRequest = a_request()
     parked = seen(REQUESTS_DEFERRED, request)
     assert parked == JobSeen(
-        HOME, ("job-1", 1), Level.PARKED,
+        HOME, RUN, Level.PARKED,
         Share(Payer(HOME, "pro", "acme"), BULK, Source.PARKED, False), DEADLINE.timestamp(),
     )  # fmt: skip
     admitted = seen("prompts.cleaned", a_cleaned_prompt())
@@ -97,7 +99,10 @@ def test_the_log_tells_what_is_parked_admitted_and_ended() -> None:
         share=Share(Payer(HOME, "pro", "acme"), BULK, Source.TRIED, False),
     )  # fmt: skip
     done = a_video_done(cost_gpu_s=3.5)
-    assert seen(VIDEOS_DONE, done) == JobSeen(HOME, ("job-1", 1), Level.ENDED, cost_s=3.5)
+    assert seen(VIDEOS_DONE, done) == JobSeen(HOME, RUN, Level.ENDED, cost_s=3.5)
+    others = seen(VIDEOS_DONE, replace(done, tenant_id="bolt"))
+    assert others is not None
+    assert others.run_of_job == RunOfJob("bolt", "job-1", 1), "another job, of the same id"
     failed = seen(VIDEOS_DONE, replace(done, status="failed"))
     assert failed is not None
     assert failed.cost_s == 0.0, "what was not finished tells nothing of what such a job costs"

@@ -10,6 +10,7 @@ from typing import Any
 from streams.core import events as ev
 from streams.core.cost import Prior
 from streams.core.ledger import MARKER_S, Ledger
+from streams.core.runs import RunOfJob
 from streams.core.shares import Level, Payer
 from tests.builders import a_start_offset, an_output
 from tests.unit.test_parking import BULK, Prompt
@@ -60,8 +61,9 @@ def test_jobs_that_have_ended_where_there_is_always_one_more() -> None:
     ledger.read(0)
     for number in range(2 * NUM_JOBS):
         now_s = float(number)
-        ledger.hold((f"job-{number}", 1), Payer(0, "free", "acme"), BULK, now_s + A_DAY_S, now_s)
-        ledger.ended(0, (f"job-{number - 1}", 1), 1.0, now_s)
+        job = RunOfJob("acme", f"job-{number}", 1)
+        ledger.hold(job, Payer(0, "free", "acme"), BULK, now_s + A_DAY_S, now_s)
+        ledger.ended(0, job._replace(job_id=f"job-{number - 1}"), 1.0, now_s)
         ledger.expire(now_s)
         if number % NUM_JOBS == NUM_JOBS - 1:
             sizes.append(_num_reachable(ledger))

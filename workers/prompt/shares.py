@@ -12,6 +12,7 @@ from typing import TypeVar
 from schemas.codec import Codec, UndecodableRecord
 from schemas.records import CleanedPrompt, GenerationRequest, Job, VideoDone
 from streams.core.admission import Quotas
+from streams.core.runs import RunOfJob
 from streams.core.shares import JobSeen, Level, Payer, Rung, Share, Source
 from streams.core.tiers import OFF_PEAK
 from streams.costs import PRIORS, bulk_of
@@ -95,7 +96,7 @@ class RequestShares:
                     job = self._decoded(task, CleanedPrompt).job
                     share = _share(job, task.partition, Source.TRIED, is_charged=False)
                     return JobSeen(
-                        task.partition, (job.job_id, job.run), Level.ADMITTED, share,
+                        task.partition, _run_of(job), Level.ADMITTED, share,
                         job.deadline.timestamp(),
                     )  # fmt: skip
         except (UndecodableRecord, Rejected) as error:
@@ -117,7 +118,7 @@ class RequestShares:
     def _ended(self, done: VideoDone, partition: int) -> JobSeen:
         # What was not finished tells nothing about what such a job costs.
         cost_s = done.cost_gpu_s if done.status == "completed" else 0.0
-        return JobSeen(partition, (done.job_id, done.run), Level.ENDED, cost_s=cost_s)
+        return JobSeen(partition, _run_of(done), Level.ENDED, cost_s=cost_s)
 
     def _decoded(self, task: Task, record_type: type[T]) -> T:
         return self._codec.decode(task.value or b"", record_type)
@@ -141,11 +142,15 @@ def quotas_of(settings: Settings) -> Quotas:
 def _parked(job: Job, share: Share) -> JobSeen:
     return JobSeen(
         share.payer.partition,
-        (job.job_id, job.run),
+        _run_of(job),
         Level.PARKED,
         Share(share.payer, share.bulk, Source.PARKED, is_charged=False),
         job.deadline.timestamp(),
     )
+
+
+def _run_of(told: Job | VideoDone) -> RunOfJob:
+    return RunOfJob(told.tenant_id, told.job_id, told.run)
 
 
 def _share(job: Job, partition: int, source: Source, is_charged: bool) -> Share:
