@@ -98,8 +98,7 @@ class World:
         self.tickets: list[Ticket] = []  # of every record that was delivered
         self.writing: dict[Ticket, Write] = {}
         self.refused: dict[Ticket, float] = {}  # and when; to be asked again
-        self.dead_lettered: set[Ticket] = set()
-        self.made_way: set[Ticket] = set()
+        self.dead_lettered, self.made_way = set[Ticket](), set[Ticket]()
         self.committing: list[tuple[dict[TopicPartition, CommitPoint], dict[str, int]]] = []
         self.is_probing = self.is_probe_bad = self.is_sick = self.is_stage_paused = False
         self.drain_until_s: float | None = None

@@ -83,7 +83,7 @@ class ExpiryMachine(RuleBasedStateMachine):
         self.markers[key] = self.now_s + MARKER_S
 
     @rule(key=KEYS)
-    def let_go(self, key: RunKey) -> None:
+    def let_go(self, key: RunOfJob) -> None:
         self.book.let_go(key)
         self.rows.pop(key, None)
 
