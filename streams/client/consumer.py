@@ -11,18 +11,16 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 
 from streams.client.connection import Connection
-
-if TYPE_CHECKING:
-    from confluent_kafka import Message
+from streams.core import events as ev
+from streams.engine import Task
 
 _MOST_RECORDS = 500  # of those that librdkafka reads at a time
-_PATIENCE_S = 10.0
 _LOOK_S = 0.01
 _UNREADABLE = (UnicodeDecodeError, UnsupportedCodecError, CorruptRecordException)
 _log = logging.getLogger(__name__)
@@ -88,48 +86,25 @@ def _read(
     Raises:
         CorruptRecordException: it cannot read them either.
     """
-    import confluent_kafka as ck  # seldom needed, and the command line would wait for it
+    # Seldom needed, and the command line would wait for it.
+    from streams.kafka.some_records import NotReadable, some_records
 
-    config = {
-        "bootstrap.servers": connection.bootstrap,
-        "group.id": "reel-client",  # librdkafka wants a name; nobody ever joins it
-        "enable.auto.commit": False,
-        "auto.offset.reset": "error",
-        "isolation.level": "read_committed",
-        "check.crcs": True,
-        "logger": logging.getLogger("rdkafka"),
-    }
-    consumer = ck.Consumer(config | dict(connection.extra))
+    at, extra = ev.TopicPartition(*place), dict(connection.extra)
     try:
-        consumer.assign([ck.TopicPartition(place.topic, place.partition, offset)])
-        records: list[ConsumerRecord] = []
-        wait_s = _PATIENCE_S
-        while len(records) < limit and (message := consumer.poll(wait_s)) is not None:
-            if (error := message.error()) is None:
-                records.append(_record(message))
-                wait_s = 0.0
-            elif message.topic() is None:
-                _log.debug("reading by librdkafka: %s", error)  # of the group that it is not in
-            elif records:
-                break  # these first; the rest is asked for again
-            else:
-                raise CorruptRecordException(f"{place.topic}[{place.partition}]: {error.str()}")
-        return records
-    finally:
-        consumer.close()
+        found = some_records(connection.bootstrap, extra, at, offset, limit)
+    except NotReadable as error:
+        raise CorruptRecordException(str(error)) from error
+    return [_record(task) for task in found]
 
 
-def _record(message: Message) -> ConsumerRecord:
+def _record(task: Task) -> ConsumerRecord:
     """As aiokafka would have read it; without headers where the name of one is not readable."""
-    from streams.kafka.consumer import task_of
-
-    task, (kind, _) = task_of(message), message.timestamp()
     return ConsumerRecord(
         topic=task.topic,
         partition=task.partition,
         offset=task.offset,
         timestamp=task.timestamp_ms,
-        timestamp_type=kind - 1,
+        timestamp_type=0,  # nobody asks whose clock it was
         key=task.key,
         value=task.value,
         checksum=None,
