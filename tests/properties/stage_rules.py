@@ -33,16 +33,16 @@ def one_more(world: World, ticket: Ticket) -> Crashes:
 
 
 def keeps_window(limits: StageLimits, flights: Mapping[Ticket, Flight]) -> bool:
-    """Whether no partition holds more than it may: a tenant's count up to a bound, off-peak none.
-
-    Of one tenant in two tiers perhaps twice as many count here; they are tests with one tier each.
-    """
-    held = Counter((each.ticket.partition, each.work.charge[:2]) for each in flights.values())
+    """Whether no partition holds more than it may: off-peak none counts, of a tenant so many."""
     total: Counter[TopicPartition] = Counter()
+    of_tenant: Counter[tuple[TopicPartition, str]] = Counter()
+    for flight in flights.values():
+        partition, (tier, tenant_id, *_) = flight.ticket.partition, flight.work.charge
+        total[partition] += 1
+        of_tenant[partition, tenant_id] += tier != OFF_PEAK
     counted: Counter[TopicPartition] = Counter()
-    for (partition, (tier, _)), num in held.items():
-        total[partition] += num
-        counted[partition] += min(num, limits.window_per_tenant) * (tier != OFF_PEAK)
+    for (partition, _), num in of_tenant.items():
+        counted[partition] += min(num, limits.window_per_tenant)
     is_within = max(counted.values(), default=0) <= limits.window_high
     return is_within and max(total.values(), default=0) <= limits.look_ahead
 

@@ -46,6 +46,7 @@ NAMED_SEEDS: tuple[tuple[int, str], ...] = (
     (101599, "the same, with a clock that jumped over the delays"),
     (85563, "a zombie that meets the copy that another made of a parked request it still holds"),
     (96992, "a parked request's copy by a zombie, met and let go by who has that request open"),
+    (300135, "one tenant's misplaced requests of two tiers, which count together in a window"),
 )
 
 
